@@ -1,0 +1,11 @@
+# graticule_target_options(<target>): the warnings and sanitizers of the chosen preset.
+function(graticule_target_options target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wno-unknown-pragmas)
+  if(GRATICULE_WARNINGS_AS_ERRORS)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(GRATICULE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${GRATICULE_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${GRATICULE_SANITIZE})
+  endif()
+endfunction()

@@ -1,0 +1,25 @@
+// Small collectives, checked like messages.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "graticule/comm/domain.hpp"
+
+namespace graticule::comm {
+
+/// Every rank's tensor, in rank order. All ranks must call with the same shape and dtype; `what` names the layer.
+/// Throws within the timeout where they differ.
+std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local, const std::string& what);
+
+/// The sum over the ranks, in place: in rank order, the same bits on every rank and every run, up to 64 KiB; by the
+/// transport's own reduction above.
+void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& what);
+
+/// The cut that the ranks' numbers of rows make: N + 1 offsets. All ranks must call.
+std::vector<int64_t> gather_sizes(const Domain& domain, int64_t local_rows, const std::string& what);
+
+}  // namespace graticule::comm

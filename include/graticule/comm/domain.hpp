@@ -1,0 +1,37 @@
+// The process group over which one sample is cut, as one of its ranks sees it.
+#pragma once
+
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+namespace graticule::comm {
+
+/// A process group of c10d, found by the name it is registered under. Cheap to copy. Ranks count within the group.
+/// The registry holds no ownership: whoever made the group keeps it alive.
+class Domain {
+ public:
+  /// Throws c10::Error where no group of that name is registered in this process.
+  static Domain from_group_name(const std::string& name);
+
+  [[nodiscard]] const std::string& name() const;
+  [[nodiscard]] int rank() const;
+  [[nodiscard]] int size() const;
+  [[nodiscard]] const c10::intrusive_ptr<c10d::ProcessGroup>& group() const;
+
+  /// How long a rank waits for another one: the environment's GRATICULE_TIMEOUT in seconds, 60 unless set.
+  [[nodiscard]] std::chrono::milliseconds timeout() const;
+
+  struct State;
+  [[nodiscard]] State& state() const { return *state_; }
+
+ private:
+  Domain(std::shared_ptr<State> state, c10::intrusive_ptr<c10d::ProcessGroup> group);
+  std::shared_ptr<State> state_;
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+};
+
+}  // namespace graticule::comm

@@ -1,0 +1,63 @@
+// Messages between ranks, all of an exchange posted together.
+//
+// A message on the CPU travels behind a header that says what it is: transports deliver a message that is shorter than
+// the receiver expects without a word, and two ranks that disagree may well send messages of equal size. On other devices
+// there is no header, since reading it would wait for the device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/distributed/c10d/Work.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "graticule/comm/domain.hpp"
+
+namespace graticule::comm {
+
+/// What both sides must agree on: a hash of the layer's name, the dtype, the sizes.
+struct MessageTag {
+  uint64_t hash = 0;
+};
+
+/// Memory for a message of this shape: bytes, with room for the header on the CPU.
+at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape);
+
+/// The message's values within its buffer.
+at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape);
+
+struct Message {
+  int peer = 0;       ///< rank in the domain
+  at::Tensor buffer;  ///< from make_buffer
+};
+
+/// An exchange under way. Holds its buffers.
+class PendingExchange {
+ public:
+  /// Returns when every message has gone and come. Throws within the domain's timeout where a peer does not answer, has
+  /// failed, or sends something else; the domain is dead then on this rank, and its peers are told.
+  void wait();
+
+ private:
+  friend PendingExchange start_exchange(const Domain&, std::vector<Message>, std::vector<Message>, std::string);
+  std::vector<Message> sends_, receives_;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+  std::vector<uint64_t> expected_;
+  std::vector<MessageTag> tags_;
+  std::string what_;
+  std::optional<Domain> domain_;
+};
+
+/// Posts the receives, then the sends. At most one message to and from each peer. `what` names the layer in errors.
+PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends, std::vector<Message> receives,
+                               std::string what);
+
+/// Tells the other ranks, as well as can be done without their help, that this one has failed, so that they need not wait
+/// for the timeout. The domain is dead on this rank after that: every later call throws `why`.
+void poison(const Domain& domain, const std::string& why);
+
+/// Bytes of payload that this process has sent by exchanges and collectives so far.
+uint64_t bytes_sent();
+
+}  // namespace graticule::comm

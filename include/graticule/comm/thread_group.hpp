@@ -1,0 +1,16 @@
+// Ranks as threads of one process: for tests, and for trying a cut without starting processes.
+#pragma once
+
+#include <string>
+
+namespace graticule::comm {
+
+/// Makes rank `rank` of a group of `size` threads that share the name `world`, registers it under a name of its own and
+/// returns that name. Every rank's thread calls once; no rank waits for another. The group lives until
+/// destroy_thread_group.
+std::string create_thread_group(const std::string& world, int rank, int size);
+
+/// Takes the group out of the registry. A peer that still waits for this rank gets its timeout.
+void destroy_thread_group(const std::string& name);
+
+}  // namespace graticule::comm

@@ -1,0 +1,64 @@
+// Gather of rows over a domain, and its adjoint, each started and finished separately.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graticule/comm/domain.hpp"
+#include "graticule/comm/exchange.hpp"
+#include "graticule/rows/exchange_plan.hpp"
+
+namespace graticule::halo {
+
+/// How a tensor lies: which dimension is cut, and for a pole boundary which one holds the longitudes.
+struct Layout {
+  int64_t dim = 0;         ///< the cut dimension, not negative
+  int64_t lon_dim = -1;    ///< longitudes, needed by the pole boundaries only; their number must be even
+  bool flip_sign = false;  ///< values seen across a pole change sign: components of a vector
+
+  friend bool operator==(const Layout&, const Layout&) = default;
+};
+
+/// Gives every rank the rows that the plan says it wants. All ranks of the domain must call, with the same plan facts,
+/// dtype and sizes beside the cut dimension.
+///
+/// `x` holds this rank's own rows, plan.owned().size() of them along layout.dim; any strides. The result holds
+/// plan.result().size() rows, in x's memory format. Rows travel outermost, whatever the strides on either side.
+/// Throws c10::Error naming `what` for a wrong shape before any message is sent, and within the domain's timeout when a
+/// peer fails or disagrees.
+class Gather {
+ public:
+  /// Checks, posts the messages and returns; x must not change before finish().
+  Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
+         std::string what);
+  /// Copies what this rank owns, waits for the rest and returns the result.
+  at::Tensor finish();
+
+ private:
+  std::shared_ptr<const rows::ExchangePlan> plan_;
+  Layout layout_;
+  at::Tensor x_;
+  std::vector<at::Tensor> received_;
+  comm::PendingExchange pending_;
+};
+
+/// The adjoint of Gather: `g` holds plan.result().size() rows, the result this rank's own rows: the sum of what every
+/// rank holds for them, this rank's part first, then the others in ascending order: no result depends on timing.
+class Fold {
+ public:
+  Fold(const at::Tensor& g, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
+       std::string what);
+  at::Tensor finish();
+
+ private:
+  std::shared_ptr<const rows::ExchangePlan> plan_;
+  Layout layout_;
+  at::Tensor g_;
+  std::vector<at::Tensor> received_;
+  comm::PendingExchange pending_;
+};
+
+}  // namespace graticule::halo

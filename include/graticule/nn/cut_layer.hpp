@@ -1,0 +1,55 @@
+// What every cut layer shares: its domain and the cut of its input.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "graticule/comm/domain.hpp"
+#include "graticule/ops/layers.hpp"
+
+namespace graticule {
+
+/// The domain of every layer that was given none. Not set: such layers are their plain selves. Process-wide.
+void set_default_domain(std::optional<comm::Domain> domain);
+std::optional<comm::Domain> default_domain();
+
+/// A layer's place: its name, the cut dimension, its domain, and the cuts of the inputs it has seen.
+class CutLayer {
+ public:
+  /// `shard_dim` counts from the end where negative, else in the batched layout (N, C, spatial...). `domain`: nullopt for
+  /// the process-wide one.
+  CutLayer(std::string layer, int64_t shard_dim, std::optional<comm::Domain> domain);
+
+  [[nodiscard]] int64_t shard_dim() const { return shard_dim_; }
+  [[nodiscard]] const std::string& layer_name() const { return layer_; }
+
+  /// Gives the rows of the whole input, cut in balance: the first call then needs no exchange of sizes.
+  void set_rows(int64_t rows) { rows_ = rows; }
+
+ protected:
+  /// The domain to work over; nullopt where there is none or it has one rank: the layer is its plain self.
+  [[nodiscard]] std::optional<comm::Domain> active_domain() const;
+
+  /// Calls `forward` with x and its cut; x without a batch dimension (spatial_dims + 1 dimensions) gets one, and the
+  /// result loses it. The first call with a new number of local rows exchanges the sizes, all ranks of the domain must
+  /// then call with one that is new to them.
+  at::Tensor on_cut(const at::Tensor& x, int64_t spatial_dims, const comm::Domain& domain,
+                    const std::function<at::Tensor(const at::Tensor&, const ops::Cut&)>& forward);
+
+ private:
+  std::vector<int64_t> offsets(int64_t local_rows, const comm::Domain& domain);
+
+  std::string layer_;
+  int64_t shard_dim_;
+  std::optional<comm::Domain> domain_;
+  std::optional<int64_t> rows_;
+  std::map<std::pair<std::string, int64_t>, std::vector<int64_t>> seen_;
+};
+
+}  // namespace graticule

@@ -1,0 +1,33 @@
+// Convolution and transposed convolution of a cut tensor, zeros beyond the grid, and their backward.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
+#include "graticule/ops/geometry.hpp"
+
+namespace graticule::ops {
+
+/// This rank's rows of the convolution of the whole tensor. x is (N, C, spatial...) with this rank's rows along
+/// placement.dim; weight and bias as at::convolution takes them, the same on every rank. All ranks must call.
+/// Every output row is computed from its whole windows, so that it has the bits that the uncut convolution gives it
+/// wherever the local kernel's rows do not depend on how many rows there are.
+at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                       const ConvolutionOptions& options, const Placement& placement);
+
+/// Gradients with respect to x (this rank's rows, whole), weight and bias (this rank's part of the sum over ranks), as
+/// far as `wanted` asks for them; undefined tensors otherwise. All ranks must call with the same `wanted`.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(const at::Tensor& grad, const at::Tensor& x,
+                                                                    const at::Tensor& weight,
+                                                                    const ConvolutionOptions& options,
+                                                                    const Placement& placement,
+                                                                    std::array<bool, 3> wanted);
+
+/// An uninitialised tensor of the size, dtype and memory format that convolution gives `rank`.
+at::Tensor convolution_shape(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
+                             const Placement& placement, int rank);
+
+}  // namespace graticule::ops

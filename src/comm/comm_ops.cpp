@@ -1,0 +1,45 @@
+// The dispatcher's view of domains: for Python.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "graticule/comm/check.hpp"
+#include "graticule/comm/collectives.hpp"
+#include "graticule/comm/domain.hpp"
+#include "graticule/comm/exchange.hpp"
+#include "graticule/comm/thread_group.hpp"
+
+namespace graticule::comm {
+namespace {
+
+at::Tensor& all_reduce_sum_op(at::Tensor& x, c10::string_view group) {
+  all_reduce_sum_(Domain::from_group_name(std::string(group)), x, "all_reduce_sum_");
+  return x;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(graticule, m) {
+  m.def("create_thread_group(str world, int rank, int size) -> str",
+        [](c10::string_view world, int64_t rank, int64_t size) {
+          return create_thread_group(std::string(world), static_cast<int>(rank), static_cast<int>(size));
+        });
+  m.def("destroy_thread_group(str name) -> ()",
+        [](c10::string_view name) { destroy_thread_group(std::string(name)); });
+  m.def("row_offsets(int local_rows, str group, str layer) -> int[]",
+        [](int64_t local_rows, c10::string_view group, c10::string_view layer) {
+          return gather_sizes(Domain::from_group_name(std::string(group)), local_rows, std::string(layer));
+        });
+  m.def("domain_rank(str group) -> int",
+        [](c10::string_view group) -> int64_t { return Domain::from_group_name(std::string(group)).rank(); });
+  m.def("domain_size(str group) -> int",
+        [](c10::string_view group) -> int64_t { return Domain::from_group_name(std::string(group)).size(); });
+  m.def("bytes_sent() -> int", []() -> int64_t { return static_cast<int64_t>(bytes_sent()); });
+  m.def("check_equal(str layer, str facts, str group) -> ()",
+        [](c10::string_view layer, c10::string_view facts, c10::string_view group) {
+          check_equal(Domain::from_group_name(std::string(group)), std::string(layer), std::string(facts));
+        });
+  m.def("all_reduce_sum_(Tensor(a!) x, str group) -> Tensor(a!)");
+}
+TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) { m.impl("all_reduce_sum_", all_reduce_sum_op); }
+
+}  // namespace graticule::comm

@@ -1,0 +1,52 @@
+#include "graticule/comm/domain.hpp"
+
+#include <cstdlib>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <unordered_map>
+#include <utility>
+
+#include "comm/domain_state.hpp"
+
+namespace graticule::comm {
+
+Domain::Domain(std::shared_ptr<State> state, c10::intrusive_ptr<c10d::ProcessGroup> group)
+    : state_(std::move(state)), group_(std::move(group)) {}
+
+Domain Domain::from_group_name(const std::string& name) {
+  static std::mutex mutex;
+  static std::unordered_map<std::string, std::shared_ptr<State>> states;
+  auto group = c10d::resolve_process_group(name);
+  const std::lock_guard lock(mutex);
+  auto& state = states[name];
+  // A name may be registered anew for another group: its traffic counts from zero.
+  if (!state || state->group.lock() != group) {
+    state = std::make_shared<State>(group);
+    state->name = name;
+    state->rank = group->getRank();
+    state->size = group->getSize();
+    state->sent.resize(state->size);
+    state->received.resize(state->size);
+  }
+  return Domain(state, std::move(group));
+}
+
+const std::string& Domain::name() const { return state_->name; }
+int Domain::rank() const { return state_->rank; }
+int Domain::size() const { return state_->size; }
+const c10::intrusive_ptr<c10d::ProcessGroup>& Domain::group() const { return group_; }
+
+std::chrono::milliseconds Domain::timeout() const {
+  // Read at every call: a program may set it after the library is loaded.
+  const char* text = std::getenv("GRATICULE_TIMEOUT");
+  const double seconds = text == nullptr ? 0 : std::strtod(text, nullptr);
+  return std::chrono::milliseconds(static_cast<int64_t>((seconds > 0 ? seconds : 60) * 1000));
+}
+
+void check_alive(const Domain& domain) {
+  Domain::State& state = domain.state();
+  const std::lock_guard lock(state.mutex);
+  TORCH_CHECK(state.failure.empty(), "the domain ", state.name, " failed before on rank ", state.rank, ": ",
+              state.failure);
+}
+
+}  // namespace graticule::comm

@@ -1,0 +1,33 @@
+// What the ranks' traffic over one group has come to.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include "graticule/comm/domain.hpp"
+
+namespace graticule::comm {
+
+struct Domain::State {
+  std::string name;
+  c10::weak_intrusive_ptr<c10d::ProcessGroup> group;  // no ownership: a program must be able to take its group down
+  int rank = 0;
+  int size = 1;
+
+  explicit State(const c10::intrusive_ptr<c10d::ProcessGroup>& of) : group(of) {}
+
+  std::mutex mutex;                       // guards what follows
+  std::vector<uint64_t> sent, received;   // messages to and from each rank so far
+  uint64_t collectives = 0;
+  std::string failure;                    // why the domain is dead, empty while it is not
+  std::vector<at::Tensor> last_words;     // poison under way: nobody waits for it, so the memory must stay
+};
+
+/// Throws the reason if the domain has failed before.
+void check_alive(const Domain& domain);
+
+}  // namespace graticule::comm

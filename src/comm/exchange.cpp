@@ -1,0 +1,181 @@
+#include "graticule/comm/exchange.hpp"
+
+#include <ATen/ATen.h>
+
+#include <atomic>
+#include <cstring>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <utility>
+
+#include "comm/domain_state.hpp"
+#include "comm/message_header.hpp"
+#include "comm/traffic.hpp"
+
+namespace graticule::comm {
+namespace {
+
+std::atomic<uint64_t> sent_bytes{0};
+
+// Every message uses one tag: between two ranks messages keep their order, and the header says which one it is.
+constexpr int transport_tag = 0x6772;
+
+[[noreturn]] void fail(const Domain& domain, const std::string& why) {
+  poison(domain, why);
+  TORCH_CHECK(false, why);
+}
+
+std::string where(const Domain& domain) {
+  return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")");
+}
+
+void check_header(const Domain& domain, const Message& message, const MessageTag& tag, uint64_t sequence,
+                  const std::string& what) {
+  const MessageHeader& header = header_of(message.buffer);
+  const uint64_t bytes = message.buffer.numel() - header_bytes;
+  if (header.magic == MessageHeader::magic_number && header.kind == MessageKind::poison) {
+    fail(domain, c10::str(what, ": rank ", header.source, " failed; its own error says why", where(domain)));
+  }
+  if (header.magic != MessageHeader::magic_number || header.bytes != bytes) {
+    fail(domain, c10::str(what, ": expected ", bytes, " bytes from rank ", message.peer, ", got ",
+                          header.magic == MessageHeader::magic_number ? std::to_string(header.bytes) : "others",
+                          ": the ranks disagree about the shapes", where(domain)));
+  }
+  if (header.tag != tag.hash || header.sequence != sequence) {
+    fail(domain, c10::str(what, ": rank ", message.peer, " sent a message of another layer, shape or dtype (its number ",
+                          header.sequence, ", here ", sequence, "): the ranks do not make the same calls",
+                          where(domain)));
+  }
+}
+
+}  // namespace
+
+void count_sent(uint64_t bytes) { sent_bytes += bytes; }
+uint64_t bytes_sent() { return sent_bytes; }
+
+at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape) {
+  const int64_t values = c10::multiply_integers(shape) * static_cast<int64_t>(options.dtype().itemsize());
+  const at::TensorOptions bytes = options.dtype(at::kByte).memory_format(std::nullopt).requires_grad(false);
+  if (!options.device().is_cpu()) return at::empty({values}, bytes);
+  at::Tensor buffer = at::empty({header_bytes + values}, bytes);
+  std::memset(buffer.mutable_data_ptr(), 0, header_bytes);
+  MessageHeader& header = header_of(buffer);
+  header.tag = tag.hash;
+  header.bytes = static_cast<uint64_t>(values);
+  return buffer;
+}
+
+at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape) {
+  const int64_t skip = has_header(buffer) ? header_bytes : 0;
+  return buffer.narrow(0, skip, buffer.numel() - skip).view(dtype).view(shape);
+}
+
+PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends, std::vector<Message> receives,
+                               std::string what) {
+  check_alive(domain);
+  PendingExchange pending;
+  pending.what_ = std::move(what);
+  pending.domain_ = domain;
+  if (sends.empty() && receives.empty()) return pending;
+  Domain::State& state = domain.state();
+  const auto& group = domain.group();
+  const at::Device device = sends.empty() ? receives[0].buffer.device() : sends[0].buffer.device();
+  const auto backend = group->getBackend(device.type());
+  const bool coalesce = !device.is_cpu() && backend->supportsCoalescing();
+  try {
+    if (coalesce) backend->startCoalescing();
+    for (Message& message : receives) {
+      if (has_header(message.buffer)) {
+        MessageHeader& header = header_of(message.buffer);
+        pending.tags_.push_back({header.tag});
+        header = MessageHeader{};
+      } else {
+        pending.tags_.push_back({});
+      }
+      {
+        const std::lock_guard lock(state.mutex);
+        pending.expected_.push_back(state.received[message.peer]++);
+      }
+      std::vector<at::Tensor> tensors{message.buffer};
+      pending.works_.push_back(backend->recv(tensors, message.peer, transport_tag));
+    }
+    for (Message& message : sends) {
+      uint64_t sequence = 0;
+      {
+        const std::lock_guard lock(state.mutex);
+        sequence = state.sent[message.peer]++;
+      }
+      if (has_header(message.buffer)) {
+        MessageHeader& header = header_of(message.buffer);
+        header.magic = MessageHeader::magic_number;
+        header.kind = MessageKind::data;
+        header.sequence = sequence;
+        header.source = domain.rank();
+      }
+      count_sent(message.buffer.numel() - (has_header(message.buffer) ? header_bytes : 0));
+      std::vector<at::Tensor> tensors{message.buffer};
+      pending.works_.push_back(backend->send(tensors, message.peer, transport_tag));
+    }
+    if (coalesce) {
+      pending.works_.clear();
+      pending.works_.push_back(backend->endCoalescing());
+    }
+  } catch (const std::exception& error) {
+    fail(domain, c10::str(pending.what_, ": ", error.what(), where(domain)));
+  }
+  pending.sends_ = std::move(sends);
+  pending.receives_ = std::move(receives);
+  return pending;
+}
+
+void PendingExchange::wait() {
+  if (!domain_.has_value()) return;
+  const Domain domain = *domain_;
+  domain_.reset();
+  size_t done = 0;
+  try {
+    for (const auto& work : works_) {
+      if (work) work->wait(domain.timeout());
+      if (done < receives_.size() && has_header(receives_[done].buffer)) {
+        check_header(domain, receives_[done], tags_[done], expected_[done], what_);
+      }
+      ++done;
+    }
+  } catch (const std::exception& error) {
+    check_alive(domain);
+    const auto peer_of = [&](size_t i) {
+      return i < receives_.size() ? c10::str("waiting for rank ", receives_[i].peer)
+                                  : i - receives_.size() < sends_.size()
+                                        ? c10::str("sending to rank ", sends_[i - receives_.size()].peer)
+                                        : std::string("exchanging");
+    };
+    fail(domain, c10::str(what_, ": ", peer_of(done), ": ", error.what(), where(domain)));
+  }
+  works_.clear();
+}
+
+void poison(const Domain& domain, const std::string& why) {
+  Domain::State& state = domain.state();
+  {
+    const std::lock_guard lock(state.mutex);
+    if (!state.failure.empty()) return;
+    state.failure = why;
+  }
+  for (int peer = 0; peer < domain.size(); ++peer) {
+    if (peer == domain.rank()) continue;
+    try {
+      at::Tensor buffer = make_buffer({}, at::TensorOptions().dtype(at::kByte), {0});
+      MessageHeader& header = header_of(buffer);
+      header.magic = MessageHeader::magic_number;
+      header.kind = MessageKind::poison;
+      header.source = domain.rank();
+      std::vector<at::Tensor> tensors{buffer};
+      domain.group()->getBackend(c10::DeviceType::CPU)->send(tensors, peer, transport_tag);
+      const std::lock_guard lock(state.mutex);
+      state.last_words.push_back(buffer);
+    } catch (const std::exception&) {
+      // The peer cannot be told; it learns of the failure by its own timeout.
+    }
+  }
+}
+
+}  // namespace graticule::comm

@@ -1,0 +1,36 @@
+// Where threads leave messages for each other.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+namespace graticule::comm {
+
+/// The messages between the threads of one world, in order for each sender, receiver and tag.
+class Mailbox {
+ public:
+  using Address = std::tuple<int, int, int64_t>;  // from, to, tag
+
+  /// The mailbox of this name; every thread that asks for the name gets the same one while any of them holds it.
+  static std::shared_ptr<Mailbox> of_world(const std::string& world);
+
+  void put(const Address& address, at::Tensor message);
+  /// The next message. Throws c10::Error after `timeout`.
+  at::Tensor take(const Address& address, std::chrono::milliseconds timeout);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::map<Address, std::deque<at::Tensor>> messages_;
+};
+
+}  // namespace graticule::comm

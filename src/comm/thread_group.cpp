@@ -1,0 +1,161 @@
+#include "graticule/comm/thread_group.hpp"
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <utility>
+
+#include "comm/mailbox.hpp"
+
+namespace graticule::comm {
+namespace {
+
+using c10d::Work;
+
+constexpr std::chrono::milliseconds patience = std::chrono::minutes(5);
+
+// Done when `finish` has run, which waits for the other threads.
+class ThreadWork : public Work {
+ public:
+  explicit ThreadWork(std::function<void(std::chrono::milliseconds)> finish) : finish_(std::move(finish)) {}
+  bool wait(std::chrono::milliseconds timeout) override {
+    if (finish_) finish_(timeout == kNoTimeout ? patience : timeout);
+    finish_ = nullptr;
+    return true;
+  }
+  bool isCompleted() override { return !finish_; }
+  bool isSuccess() const override { return !finish_; }
+
+ private:
+  std::function<void(std::chrono::milliseconds)> finish_;
+};
+
+c10::intrusive_ptr<Work> work(std::function<void(std::chrono::milliseconds)> finish) {
+  return c10::make_intrusive<ThreadWork>(std::move(finish));
+}
+
+void deliver(const at::Tensor& message, at::Tensor& target, int source) {
+  TORCH_CHECK(message.nbytes() <= target.nbytes(), "a message of ", message.nbytes(), " bytes from rank ", source,
+              " does not fit the ", target.nbytes(), " bytes expected");
+  if (message.nbytes() == target.nbytes()) {
+    target.view(-1).view(at::kByte).copy_(message.view(-1).view(at::kByte));
+  } else {
+    target.view(-1).view(at::kByte).narrow(0, 0, static_cast<int64_t>(message.nbytes())).copy_(message.view(-1).view(at::kByte));
+  }
+}
+
+class ThreadBackend : public c10d::Backend {
+ public:
+  ThreadBackend(const std::string& world, int rank, int size)
+      : Backend(rank, size), mailbox_(Mailbox::of_world(world)) {}
+
+  const std::string getBackendName() const override { return "graticule_threads"; }
+
+  c10::intrusive_ptr<Work> send(std::vector<at::Tensor>& tensors, int to, int tag) override {
+    mailbox_->put({rank_, to, tag}, tensors.at(0).detach().clone());
+    return work(nullptr);
+  }
+
+  c10::intrusive_ptr<Work> recv(std::vector<at::Tensor>& tensors, int from, int tag) override {
+    return work([this, target = tensors.at(0), from, tag](std::chrono::milliseconds timeout) mutable {
+      deliver(mailbox_->take({from, rank_, tag}, timeout), target, from);
+    });
+  }
+
+  c10::intrusive_ptr<Work> allgather(std::vector<std::vector<at::Tensor>>& outputs, std::vector<at::Tensor>& inputs,
+                                     const c10d::AllgatherOptions&) override {
+    post_to_all(inputs.at(0));
+    return work([this, targets = outputs.at(0), own = inputs.at(0)](std::chrono::milliseconds timeout) mutable {
+      for (int rank = 0; rank < size_; ++rank) {
+        if (rank == rank_) {
+          targets.at(rank).copy_(own);
+        } else {
+          deliver(mailbox_->take({rank, rank_, collective_tag}, timeout), targets.at(rank), rank);
+        }
+      }
+    });
+  }
+
+  c10::intrusive_ptr<Work> allreduce(std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions& options) override {
+    TORCH_CHECK(options.reduceOp == c10d::ReduceOp::SUM, "threads as ranks add, and reduce by nothing else");
+    post_to_all(tensors.at(0));
+    return work([this, target = tensors.at(0)](std::chrono::milliseconds timeout) mutable {
+      const at::Tensor own = target.clone();
+      at::Tensor part = at::empty_like(own);
+      for (int rank = 0; rank < size_; ++rank) {
+        if (rank != rank_) deliver(mailbox_->take({rank, rank_, collective_tag}, timeout), part, rank);
+        const at::Tensor& next = rank == rank_ ? own : part;
+        rank == 0 ? target.copy_(next) : target.add_(next);
+      }
+    });
+  }
+
+  c10::intrusive_ptr<Work> broadcast(std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) override {
+    const int root = static_cast<int>(options.rootRank);
+    if (root == rank_) {
+      post_to_all(tensors.at(0));
+      return work(nullptr);
+    }
+    return work([this, target = tensors.at(0), root](std::chrono::milliseconds timeout) mutable {
+      deliver(mailbox_->take({root, rank_, collective_tag}, timeout), target, root);
+    });
+  }
+
+  c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions&) override {
+    std::vector<at::Tensor> mine{at::zeros({1}, at::kByte)};
+    std::vector<std::vector<at::Tensor>> all(1);
+    for (int rank = 0; rank < size_; ++rank) all[0].push_back(at::zeros({1}, at::kByte));
+    return allgather(all, mine, {});
+  }
+
+ private:
+  static constexpr int64_t collective_tag = -1;
+
+  void post_to_all(const at::Tensor& message) {
+    const at::Tensor copy = message.detach().contiguous().clone();
+    for (int rank = 0; rank < size_; ++rank) {
+      if (rank != rank_) mailbox_->put({rank_, rank, collective_tag}, copy);
+    }
+  }
+
+  std::shared_ptr<Mailbox> mailbox_;
+};
+
+std::mutex groups_mutex;
+
+std::map<std::string, c10::intrusive_ptr<c10d::ProcessGroup>>& groups() {
+  static std::map<std::string, c10::intrusive_ptr<c10d::ProcessGroup>> all;
+  return all;
+}
+
+}  // namespace
+
+std::string create_thread_group(const std::string& world, int rank, int size) {
+  TORCH_CHECK_VALUE(size >= 1 && rank >= 0 && rank < size, "a thread group needs a rank in [0, ", size, "), got ",
+                    rank);
+  const std::string name = c10::str("graticule_threads:", world, ":", rank);
+  auto group = c10::make_intrusive<c10d::ProcessGroup>(rank, size);
+  const auto backend = c10::make_intrusive<ThreadBackend>(world, rank, size);
+  group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
+                    c10::intrusive_ptr<c10d::Backend>(backend));
+  group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+  group->setGroupName(name);
+  const std::lock_guard lock(groups_mutex);
+  TORCH_CHECK_VALUE(groups().count(name) == 0, "the thread group ", name, " exists already");
+  c10d::register_process_group(name, group);
+  groups().emplace(name, std::move(group));
+  return name;
+}
+
+void destroy_thread_group(const std::string& name) {
+  const std::lock_guard lock(groups_mutex);
+  if (groups().count(name) == 0) return;
+  c10d::unregister_process_group(name);
+  groups().erase(name);
+}
+
+}  // namespace graticule::comm

@@ -1,0 +1,213 @@
+#include "graticule/halo/exchange.hpp"
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <utility>
+
+namespace graticule::halo {
+namespace {
+
+using rows::ExchangePlan;
+using rows::PeerSegments;
+using rows::Segment;
+
+std::vector<int64_t> with_rows(at::IntArrayRef sizes, int64_t dim, int64_t count) {
+  std::vector<int64_t> result = sizes.vec();
+  result[dim] = count;
+  return result;
+}
+
+// Shape of a message: rows outermost, the other dimensions in their order.
+std::vector<int64_t> message_shape(at::IntArrayRef sizes, int64_t dim, int64_t count) {
+  std::vector<int64_t> result{count};
+  for (int64_t d = 0; d < static_cast<int64_t>(sizes.size()); ++d) {
+    if (d != dim) result.push_back(sizes[d]);
+  }
+  return result;
+}
+
+void check(const at::Tensor& t, const Layout& layout, int64_t expected_rows, const ExchangePlan& plan,
+           const comm::Domain& domain, const std::string& what) {
+  TORCH_CHECK(layout.dim >= 0 && layout.dim < t.dim(), what, ": the cut dimension ", layout.dim,
+              " is not one of a tensor of ", t.dim(), " dimensions (rank ", domain.rank(), ")");
+  TORCH_CHECK(plan.partition.ranks() == domain.size(), what, ": the rows are cut over ", plan.partition.ranks(),
+              " ranks, the domain has ", domain.size(), " (rank ", domain.rank(), ")");
+  const bool pole = plan.boundary == rows::Boundary::pole_on_row || plan.boundary == rows::Boundary::pole_between;
+  if (pole) {
+    TORCH_CHECK(layout.lon_dim >= 0 && layout.lon_dim < t.dim() && layout.lon_dim != layout.dim, what,
+                ": a pole boundary needs the dimension of the longitudes, got ", layout.lon_dim, " (rank ",
+                domain.rank(), ")");
+    TORCH_CHECK(t.size(layout.lon_dim) % 2 == 0, what,
+                ": a pole boundary needs an even number of longitudes, since half the circle lies across the pole, got ",
+                t.size(layout.lon_dim), " (rank ", domain.rank(), ")");
+  }
+  if (t.size(layout.dim) != expected_rows) {
+    const std::string message = c10::str(what, ": expected ", expected_rows, " rows in dimension ", layout.dim,
+                                         " on rank ", domain.rank(), ", got ", t.size(layout.dim));
+    comm::poison(domain, message);
+    TORCH_CHECK(false, message);
+  }
+}
+
+comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, const Layout& layout,
+                             const std::string& what) {
+  size_t hash = std::hash<std::string>{}(what);
+  const auto mix = [&hash](int64_t word) { hash = (hash ^ static_cast<size_t>(word)) * 1099511628211ULL + 1; };
+  mix(static_cast<int64_t>(t.scalar_type()));
+  mix(plan.partition.rows());
+  mix(static_cast<int64_t>(plan.boundary));
+  mix(t.dim());
+  mix(layout.dim);
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (d != layout.dim) mix(t.size(d));
+  }
+  return comm::MessageTag{hash};
+}
+
+// A run of source rows, rows outermost, as the wanted rows that the segment makes of them.
+at::Tensor apply(const Segment& segment, at::Tensor source, const Layout& layout) {
+  if (segment.step == 0) {
+    std::vector<int64_t> sizes = source.sizes().vec();
+    sizes[0] = segment.count;
+    source = source.expand(sizes);
+  } else if (segment.step < 0) {
+    source = source.flip(0);
+  }
+  if (segment.across_pole) {
+    const int64_t lon_dim = layout.lon_dim < layout.dim ? layout.lon_dim + 1 : layout.lon_dim;
+    source = source.roll(source.size(lon_dim) / 2, lon_dim);
+    if (layout.flip_sign) source = source.neg();
+  }
+  return source;
+}
+
+// The adjoint of apply.
+at::Tensor apply_adjoint(const Segment& segment, at::Tensor wanted, const Layout& layout) {
+  if (segment.across_pole) {
+    const int64_t lon_dim = layout.lon_dim < layout.dim ? layout.lon_dim + 1 : layout.lon_dim;
+    wanted = wanted.roll(-(wanted.size(lon_dim) / 2), lon_dim);
+    if (layout.flip_sign) wanted = wanted.neg();
+  }
+  if (segment.step == 0) return wanted.sum(0, /*keepdim=*/true);
+  return segment.step < 0 ? wanted.flip(0) : wanted;
+}
+
+at::Tensor wanted_rows(const at::Tensor& moved, const Segment& segment, const ExchangePlan& plan) {
+  return moved.narrow(0, segment.wanted - plan.result().begin, segment.count);
+}
+
+at::Tensor owned_rows(const at::Tensor& moved, const Segment& segment, const ExchangePlan& plan) {
+  const rows::Interval source = segment.source_rows();
+  return moved.narrow(0, source.begin - plan.owned().begin, source.size());
+}
+
+struct Messages {
+  std::vector<comm::Message> sends;
+  std::vector<comm::Message> receives;
+  std::vector<at::Tensor> received;
+};
+
+// One message to each of `to`, packed by `pack`, and room for one from each of `from`.
+Messages make_messages(const at::Tensor& t, int64_t dim, const comm::MessageTag& tag,
+                       const std::vector<PeerSegments>& to, const std::vector<PeerSegments>& from,
+                       const std::function<at::Tensor(const Segment&)>& pack) {
+  Messages messages;
+  for (const PeerSegments& peer : from) {
+    const auto shape = message_shape(t.sizes(), dim, peer.rows);
+    at::Tensor buffer = comm::make_buffer(tag, t.options(), shape);
+    messages.received.push_back(comm::payload(buffer, t.scalar_type(), shape));
+    messages.receives.push_back({peer.peer, std::move(buffer)});
+  }
+  for (const PeerSegments& peer : to) {
+    const auto shape = message_shape(t.sizes(), dim, peer.rows);
+    at::Tensor buffer = comm::make_buffer(tag, t.options(), shape);
+    const at::Tensor payload = comm::payload(buffer, t.scalar_type(), shape);
+    int64_t at_row = 0;
+    for (const Segment& segment : peer.segments) {
+      const int64_t count = segment.source_rows().size();
+      payload.narrow(0, at_row, count).copy_(pack(segment));
+      at_row += count;
+    }
+    messages.sends.push_back({peer.peer, std::move(buffer)});
+  }
+  return messages;
+}
+
+// Calls `use` with each segment of each peer and its rows of the message.
+void for_each_received(const std::vector<PeerSegments>& peers, const std::vector<at::Tensor>& received,
+                       const std::function<void(const Segment&, const at::Tensor&)>& use) {
+  for (size_t i = 0; i < peers.size(); ++i) {
+    int64_t at_row = 0;
+    for (const Segment& segment : peers[i].segments) {
+      const int64_t count = segment.source_rows().size();
+      use(segment, received[i].narrow(0, at_row, count));
+      at_row += count;
+    }
+  }
+}
+
+}  // namespace
+
+Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout,
+               const comm::Domain& domain, std::string what)
+    : plan_(std::move(plan)), layout_(layout), x_(x) {
+  check(x, layout, plan_->owned().size(), *plan_, domain, what);
+  const at::Tensor moved = x.movedim(layout.dim, 0);
+  Messages messages =
+      make_messages(x, layout.dim, message_tag(x, *plan_, layout, what), plan_->sends, plan_->receives,
+                    [&](const Segment& segment) { return owned_rows(moved, segment, *plan_); });
+  received_ = std::move(messages.received);
+  pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);
+}
+
+at::Tensor Gather::finish() {
+  at::Tensor result = at::empty(with_rows(x_.sizes(), layout_.dim, plan_->result().size()),
+                                x_.options().memory_format(x_.suggest_memory_format()));
+  const at::Tensor moved_result = result.movedim(layout_.dim, 0);
+  const at::Tensor moved_x = x_.movedim(layout_.dim, 0);
+  for (const Segment& segment : plan_->local) {
+    at::Tensor target = wanted_rows(moved_result, segment, *plan_);
+    if (segment.owner < 0) {
+      target.zero_();
+    } else {
+      target.copy_(apply(segment, owned_rows(moved_x, segment, *plan_), layout_));
+    }
+  }
+  pending_.wait();
+  for_each_received(plan_->receives, received_, [&](const Segment& segment, const at::Tensor& source) {
+    wanted_rows(moved_result, segment, *plan_).copy_(apply(segment, source, layout_));
+  });
+  return result;
+}
+
+Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
+           std::string what)
+    : plan_(std::move(plan)), layout_(layout), g_(g) {
+  check(g, layout, plan_->result().size(), *plan_, domain, what);
+  const at::Tensor moved = g.movedim(layout.dim, 0);
+  Messages messages = make_messages(
+      g, layout.dim, message_tag(g, *plan_, layout, what), plan_->receives, plan_->sends,
+      [&](const Segment& segment) { return apply_adjoint(segment, wanted_rows(moved, segment, *plan_), layout); });
+  received_ = std::move(messages.received);
+  pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);
+}
+
+at::Tensor Fold::finish() {
+  at::Tensor result = at::zeros(with_rows(g_.sizes(), layout_.dim, plan_->owned().size()),
+                                g_.options().memory_format(g_.suggest_memory_format()));
+  const at::Tensor moved_result = result.movedim(layout_.dim, 0);
+  const at::Tensor moved_g = g_.movedim(layout_.dim, 0);
+  for (const Segment& segment : plan_->local) {
+    if (segment.owner < 0) continue;
+    owned_rows(moved_result, segment, *plan_)
+        .add_(apply_adjoint(segment, wanted_rows(moved_g, segment, *plan_), layout_));
+  }
+  pending_.wait();
+  for_each_received(plan_->sends, received_, [&](const Segment& segment, const at::Tensor& source) {
+    owned_rows(moved_result, segment, *plan_).add_(source);
+  });
+  return result;
+}
+
+}  // namespace graticule::halo

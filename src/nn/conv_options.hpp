@@ -1,0 +1,48 @@
+// torch::nn's convolution options as plain lists.
+#pragma once
+
+#include <torch/nn/options/conv.h>
+
+#include <string>
+#include <variant>
+
+#include "graticule/ops/layers.hpp"
+#include "graticule/rows/stencil.hpp"
+
+namespace graticule {
+
+template <size_t D>
+std::vector<int64_t> list_of(const torch::ExpandingArray<D>& values) {
+  return {values->begin(), values->end()};
+}
+
+inline std::string padding_mode_name(const torch::nn::detail::conv_padding_mode_t& mode) {
+  if (std::holds_alternative<torch::enumtype::kReflect>(mode)) return "reflect";
+  if (std::holds_alternative<torch::enumtype::kReplicate>(mode)) return "replicate";
+  if (std::holds_alternative<torch::enumtype::kCircular>(mode)) return "circular";
+  return "zeros";
+}
+
+/// The options of a convolution; "same" padding of an even window puts the odd row after, as torch does.
+template <size_t D>
+ops::ConvArguments conv_arguments(const torch::nn::detail::ConvNdOptions<D>& options) {
+  ops::ConvArguments a;
+  a.stride = list_of<D>(options.stride());
+  a.dilation = list_of<D>(options.dilation());
+  a.groups = options.groups();
+  a.padding_mode = padding_mode_name(options.padding_mode());
+  if (std::holds_alternative<torch::ExpandingArray<D>>(options.padding())) {
+    a.pad_before = list_of<D>(std::get<torch::ExpandingArray<D>>(options.padding()));
+    a.pad_after = a.pad_before;
+    return a;
+  }
+  const bool same = std::holds_alternative<torch::enumtype::kSame>(options.padding());
+  for (size_t i = 0; i < D; ++i) {
+    const int64_t total = same ? options.dilation()->at(i) * (options.kernel_size()->at(i) - 1) : 0;
+    a.pad_before.push_back(total / 2);
+    a.pad_after.push_back(total - total / 2);
+  }
+  return a;
+}
+
+}  // namespace graticule

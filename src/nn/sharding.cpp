@@ -1,0 +1,85 @@
+#include "graticule/nn/sharding.hpp"
+
+#include <ATen/ATen.h>
+
+#include "graticule/comm/collectives.hpp"
+#include "graticule/ops/row_exchange.hpp"
+#include "graticule/rows/partition.hpp"
+
+namespace graticule {
+namespace {
+
+constexpr int64_t bucket_elements = int64_t{8} << 20;
+
+// Adds up one bucket of gradients of one device and accumulation type.
+void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type, const comm::Domain& domain) {
+  if (parameters.empty()) return;
+  std::vector<at::Tensor> flat;
+  for (const at::Tensor& p : parameters) {
+    flat.push_back(p.grad().defined() ? p.grad().reshape({-1}).to(type) : at::zeros({p.numel()}, p.options().dtype(type)));
+  }
+  at::Tensor bucket = at::cat(flat);
+  comm::all_reduce_sum_(domain, bucket, "sync_domain_gradients");
+  int64_t begin = 0;
+  for (const at::Tensor& p : parameters) {
+    const at::Tensor sum = bucket.narrow(0, begin, p.numel()).view(p.sizes());
+    if (p.grad().defined()) {
+      p.grad().copy_(sum);
+    } else {
+      p.mutable_grad() = sum.to(p.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+    }
+    begin += p.numel();
+  }
+}
+
+}  // namespace
+
+at::Tensor shard_tensor(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
+  dim = at::maybe_wrap_dim(dim, x.dim());
+  const rows::Interval own = rows::Partition::balanced(x.size(dim), domain.size()).interval(domain.rank());
+  return x.narrow(dim, own.begin, own.size()).contiguous(x.suggest_memory_format());
+}
+
+at::Tensor gather_tensor(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
+  dim = at::maybe_wrap_dim(dim, x.dim());
+  ops::RowExchange exchange;
+  exchange.offsets = comm::gather_sizes(domain, x.size(dim), "gather_tensor");
+  exchange.begins.assign(domain.size(), 0);
+  exchange.ends.assign(domain.size(), exchange.offsets.back());
+  exchange.dim = dim;
+  exchange.group = domain.name();
+  return ops::gather_rows(x, exchange);
+}
+
+void sync_domain_gradients(const std::vector<at::Tensor>& parameters, const comm::Domain& domain) {
+  if (domain.size() == 1) return;
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> trained;
+  for (const at::Tensor& p : parameters) {
+    if (p.requires_grad()) trained.push_back(p);
+  }
+  if (trained.empty()) return;
+  std::vector<double> has_gradient;
+  for (const at::Tensor& p : trained) has_gradient.push_back(p.grad().defined() ? 1 : 0);
+  at::Tensor counts = at::tensor(has_gradient, at::kDouble);
+  comm::all_reduce_sum_(domain, counts, "sync_domain_gradients");
+
+  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+    std::vector<at::Tensor> bucket;
+    int64_t elements = 0;
+    for (size_t i = 0; i < trained.size(); ++i) {
+      const bool wide = trained[i].scalar_type() == at::kDouble;
+      if (counts[static_cast<int64_t>(i)].item<double>() == 0 || wide != (type == at::kDouble)) continue;
+      bucket.push_back(trained[i]);
+      elements += trained[i].numel();
+      if (elements >= bucket_elements) {
+        sync_bucket(bucket, type, domain);
+        bucket.clear();
+        elements = 0;
+      }
+    }
+    sync_bucket(bucket, type, domain);
+  }
+}
+
+}  // namespace graticule

@@ -1,0 +1,24 @@
+// Checks of what every rank knows, before the first message.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "graticule/comm/domain.hpp"
+#include "graticule/ops/layers.hpp"
+#include "graticule/rows/partition.hpp"
+
+namespace graticule::ops {
+
+/// Throws unless x is a floating-point tensor, cut.dim one of its spatial dimensions and cut.in_offsets a cut over the
+/// ranks of the domain.
+void check_cut(const at::Tensor& x, const Cut& cut, const comm::Domain& domain);
+
+/// The output's cut for `rows` global output rows: cut.out_offsets where given (checked), else the default.
+rows::Partition checked_output(const Cut& cut, int64_t rows, const comm::Domain& domain);
+
+/// "(rank 1 of 4)", for the end of an error.
+std::string rank_text(const comm::Domain& domain);
+
+}  // namespace graticule::ops

@@ -1,0 +1,319 @@
+#include "graticule/ops/group_norm.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "graticule/comm/collectives.hpp"
+#include "graticule/comm/domain.hpp"
+#include "graticule/comm/exchange.hpp"
+#include "ops/autograd_support.hpp"
+#include "ops/cut_checks.hpp"
+
+namespace graticule::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+using Optional = std::optional<at::Tensor>;
+
+struct Arguments {
+  int64_t num_groups;
+  double eps;
+  std::vector<int64_t> in_offsets;
+  int64_t dim;
+  std::string group, layer;
+};
+
+at::ScalarType wide(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Elements of one group of one sample on `rows` rows.
+int64_t elements(const at::Tensor& x, const Arguments& a, int64_t rows) {
+  int64_t count = x.size(1) / a.num_groups;
+  for (int64_t d = 2; d < x.dim(); ++d) count *= d == a.dim ? rows : x.size(d);
+  return count;
+}
+
+// (N, C) as it multiplies x.
+at::Tensor per_channel(const at::Tensor& values, const at::Tensor& x) {
+  std::vector<int64_t> sizes(x.dim(), 1);
+  sizes[0] = x.size(0);
+  sizes[1] = x.size(1);
+  return values.reshape(sizes);
+}
+
+// (N, groups) spread over the channels of each group: (N, C).
+at::Tensor to_channels(const at::Tensor& per_group, int64_t channels) {
+  return per_group.unsqueeze(-1)
+      .expand({per_group.size(0), per_group.size(1), channels / per_group.size(1)})
+      .reshape({per_group.size(0), channels});
+}
+
+at::Tensor to_groups(const at::Tensor& per_channel_values, int64_t num_groups) {
+  const int64_t channels = per_channel_values.size(1);
+  return per_channel_values.reshape({per_channel_values.size(0), num_groups, channels / num_groups}).sum(-1);
+}
+
+std::vector<int64_t> spatial_axes(const at::Tensor& x) {
+  std::vector<int64_t> axes;
+  for (int64_t d = 2; d < x.dim(); ++d) axes.push_back(d);
+  return axes;
+}
+
+at::Tensor channel_factor(const Optional& weight, const at::Tensor& like) {
+  if (!weight.has_value() || !weight->defined()) return at::ones({1, 1}, like.options());
+  return weight->to(like.scalar_type()).unsqueeze(0);
+}
+
+// Mean and sum of squared deviations of this rank's rows: (2, N, groups) in float64.
+at::Tensor local_moments(const at::Tensor& x, const Arguments& a) {
+  const std::vector<int64_t> shape{x.size(0), a.num_groups};
+  const int64_t count = elements(x, a, x.size(a.dim));
+  if (count == 0) return at::zeros({2, shape[0], shape[1]}, x.options().dtype(at::kDouble));
+  const at::Tensor flat = x.to(wide(x)).reshape({shape[0], shape[1], count});
+  const auto [variance, mean] = at::var_mean(flat, at::OptionalIntArrayRef{2}, /*correction=*/at::Scalar(0));
+  return at::stack({mean.to(at::kDouble), variance.to(at::kDouble) * static_cast<double>(count)});
+}
+
+Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
+  const comm::Domain domain = comm::Domain::from_group_name(a.group);
+  const rows::Partition partition(a.in_offsets);
+  const double total = static_cast<double>(elements(x, a, partition.rows()));
+  if (x.size(a.dim) != partition.interval(domain.rank()).size()) {
+    const std::string message =
+        c10::str(a.layer, ": expected ", partition.interval(domain.rank()).size(), " rows in dimension ", a.dim,
+                 ", got ", x.size(a.dim), rank_text(domain));
+    comm::poison(domain, message);
+    TORCH_CHECK_VALUE(false, message);
+  }
+  const std::vector<at::Tensor> moments = comm::all_gather(domain, local_moments(x, a), a.layer);
+  at::Tensor mean = at::zeros({x.size(0), a.num_groups}, x.options().dtype(at::kDouble));
+  for (int rank = 0; rank < domain.size(); ++rank) {
+    const double share = static_cast<double>(elements(x, a, partition.interval(rank).size())) / total;
+    mean.add_(moments[rank][0], share);
+  }
+  at::Tensor deviations = at::zeros_like(mean);
+  for (int rank = 0; rank < domain.size(); ++rank) {
+    const double count = static_cast<double>(elements(x, a, partition.interval(rank).size()));
+    if (count == 0) continue;
+    deviations.add_(moments[rank][1]).add_((moments[rank][0] - mean).square_(), count);
+  }
+  const at::Tensor rstd = (deviations / total + a.eps).rsqrt_();
+
+  const at::Tensor scale = to_channels(rstd, x.size(1)) * channel_factor(weight, rstd);
+  at::Tensor shift = -to_channels(mean, x.size(1)) * scale;
+  if (bias.has_value() && bias->defined()) shift = shift + bias->to(at::kDouble).unsqueeze(0);
+  const at::ScalarType type = wide(x);
+  const at::Tensor y = at::addcmul(per_channel(shift.to(type), x), x.to(type), per_channel(scale.to(type), x));
+  return {y.to(x.scalar_type()).contiguous(x.suggest_memory_format()), mean, rstd};
+}
+
+Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+               const Optional& weight, const Arguments& a, std::array<bool, 3> wanted) {
+  const comm::Domain domain = comm::Domain::from_group_name(a.group);
+  const at::ScalarType type = wide(x);
+  const at::Tensor g = grad.to(type);
+  const at::Tensor input = x.to(type);
+  const at::Tensor products = (g * input).sum(spatial_axes(x)).to(at::kDouble);
+  const at::Tensor sums = g.sum(spatial_axes(x)).to(at::kDouble);
+  const at::Tensor channel_mean = to_channels(mean, x.size(1));
+  const at::Tensor channel_rstd = to_channels(rstd, x.size(1));
+
+  Three result;
+  if (wanted[1]) {
+    std::get<1>(result) = ((products - sums * channel_mean) * channel_rstd).sum(0).to(weight->scalar_type());
+  }
+  if (wanted[2]) {
+    // The bias has the weight's dtype: group_norm checks it.
+    std::get<2>(result) = sums.sum(0).to(weight.has_value() ? weight->scalar_type() : x.scalar_type());
+  }
+  if (!wanted[0]) return result;
+
+  const at::Tensor factor = channel_factor(weight, products);
+  const at::Tensor local =
+      at::stack({to_groups(products * factor, a.num_groups), to_groups(sums * factor, a.num_groups)});
+  at::Tensor whole = at::zeros_like(local);
+  for (const at::Tensor& part : comm::all_gather(domain, local, a.layer)) whole.add_(part);
+  const double total = static_cast<double>(elements(x, a, a.in_offsets.back()));
+  const at::Tensor slope = (whole[1] * mean - whole[0]) * rstd.pow(3) / total;
+  const at::Tensor offset = -slope * mean - whole[1] * rstd / total;
+  at::Tensor grad_x = g * per_channel((channel_rstd * factor).to(type), x);
+  grad_x.addcmul_(input, per_channel(to_channels(slope, x.size(1)).to(type), x));
+  grad_x.add_(per_channel(to_channels(offset, x.size(1)).to(type), x));
+  std::get<0>(result) = grad_x.to(x.scalar_type()).contiguous(x.suggest_memory_format());
+  return result;
+}
+
+#define GRATICULE_NORM_ARGUMENTS                                                                                \
+  int64_t num_groups, double eps, at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, c10::string_view layer
+#define GRATICULE_COLLECT_NORM \
+  Arguments { num_groups, eps, in_offsets.vec(), dim, std::string(group), std::string(layer) }
+
+using ForwardSchema = Three(const at::Tensor&, const Optional&, const Optional&, int64_t, double, at::IntArrayRef,
+                            int64_t, c10::string_view, c10::string_view);
+using BackwardSchema = Three(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                             const Optional&, int64_t, double, at::IntArrayRef, int64_t, c10::string_view,
+                             c10::string_view, std::array<bool, 3>);
+
+Three call_forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("graticule::group_norm_forward", "").typed<ForwardSchema>();
+  return op.call(x, weight, bias, a.num_groups, a.eps, a.in_offsets, a.dim, a.group, a.layer);
+}
+
+Three call_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+                    const Optional& weight, const Arguments& a, std::array<bool, 3> wanted) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("graticule::group_norm_backward", "").typed<BackwardSchema>();
+  return op.call(grad, x, mean, rstd, weight, a.num_groups, a.eps, a.in_offsets, a.dim, a.group, a.layer, wanted);
+}
+
+Three forward_kernel(const at::Tensor& x, const Optional& weight, const Optional& bias, GRATICULE_NORM_ARGUMENTS) {
+  return forward(x, weight, bias, GRATICULE_COLLECT_NORM);
+}
+
+Three backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+                      const Optional& weight, GRATICULE_NORM_ARGUMENTS, std::array<bool, 3> wanted) {
+  return backward(grad, x, mean, rstd, weight, GRATICULE_COLLECT_NORM, wanted);
+}
+
+Three forward_meta(const at::Tensor& x, const Optional&, const Optional&, int64_t num_groups, double, at::IntArrayRef,
+                   int64_t, c10::string_view, c10::string_view) {
+  const at::Tensor statistics = at::empty({x.size(0), num_groups}, x.options().dtype(at::kDouble));
+  return {at::empty(x.sizes(), x.options().memory_format(x.suggest_memory_format())), statistics,
+          at::empty_like(statistics)};
+}
+
+Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, const at::Tensor&,
+                    const Optional& weight, int64_t, double, at::IntArrayRef, int64_t, c10::string_view,
+                    c10::string_view, std::array<bool, 3> wanted) {
+  const auto parameter = [&] {
+    const auto type = weight.has_value() ? weight->scalar_type() : x.scalar_type();
+    return at::empty({x.size(1)}, x.options().dtype(type));
+  };
+  return {wanted[0] ? at::empty(x.sizes(), x.options().memory_format(x.suggest_memory_format())) : at::Tensor(),
+          wanted[1] ? parameter() : at::Tensor(), wanted[2] ? parameter() : at::Tensor()};
+}
+
+struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
+  static variable_list forward(AutogradContext* ctx, const Variable& x, const Optional& weight, const Optional& bias,
+                               const Arguments& a) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto [y, mean, rstd] = call_forward(x, weight, bias, a);
+    ctx->save_for_backward({x, mean, rstd, weight.value_or(at::Tensor())});
+    auto& data = ctx->saved_data;
+    data["num_groups"] = a.num_groups;
+    data["eps"] = a.eps;
+    data["in_offsets"] = a.in_offsets;
+    data["dim"] = a.dim;
+    data["group"] = a.group;
+    data["layer"] = a.layer;
+    ctx->mark_non_differentiable({mean, rstd});
+    return {y, mean, rstd};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    auto& data = ctx->saved_data;
+    const Arguments a{data["num_groups"].toInt(),       data["eps"].toDouble(),
+                      data["in_offsets"].toIntVector(), data["dim"].toInt(),
+                      data["group"].toStringRef(),      data["layer"].toStringRef()};
+    const variable_list saved = ctx->get_saved_variables();
+    const bool affine = saved[3].defined();
+    const std::array<bool, 3> wanted{ctx->needs_input_grad(0), affine && ctx->needs_input_grad(1),
+                                     affine && ctx->needs_input_grad(2)};
+    const Optional weight = affine ? Optional(saved[3]) : std::nullopt;
+    auto [grad_x, grad_weight, grad_bias] =
+        call_backward(grads[0], saved[0], saved[1], saved[2], weight, a, wanted);
+    return {grad_x, grad_weight, grad_bias, Variable()};
+  }
+};
+
+Three forward_autograd(const at::Tensor& x, const Optional& weight, const Optional& bias, GRATICULE_NORM_ARGUMENTS) {
+  const variable_list results = GroupNormFunction::apply(x, weight, bias, GRATICULE_COLLECT_NORM);
+  return {results[0], results[1], results[2]};
+}
+
+Three backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+                        const Optional& weight, GRATICULE_NORM_ARGUMENTS, std::array<bool, 3> wanted) {
+  const Arguments a = GRATICULE_COLLECT_NORM;
+  refuse_double_backward(a.layer, {grad, x, weight.value_or(at::Tensor())});
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(grad, x, mean, rstd, weight, a, wanted);
+}
+
+// The dtype in which autocast would run at::group_norm: asked of ATen, on one element.
+at::ScalarType autocast_type(const at::Tensor& x) {
+  const at::NoGradGuard no_grad;
+  return at::group_norm(at::zeros({1, 1, 2}, x.options()), 1).scalar_type();
+}
+
+void check_parameter(const Optional& parameter, const at::Tensor& x, const char* name, const Cut& cut,
+                     const comm::Domain& domain) {
+  if (!parameter.has_value() || !parameter->defined()) return;
+  TORCH_CHECK_VALUE(parameter->dim() == 1 && parameter->size(0) == x.size(1), cut.layer, ": expected a ", name, " of ",
+                    x.size(1), " values, got ", parameter->sizes(), rank_text(domain));
+  const bool mixed = at::isReducedFloatingType(x.scalar_type()) && parameter->scalar_type() == at::kFloat;
+  TORCH_CHECK_TYPE(mixed || parameter->scalar_type() == x.scalar_type(), cut.layer, ": expected a ", name,
+                   " of the input's dtype ", x.scalar_type(), ", got ", parameter->scalar_type(), rank_text(domain));
+}
+
+}  // namespace
+
+at::Tensor group_norm(const at::Tensor& x, int64_t num_groups, const Optional& weight, const Optional& bias, double eps,
+                      const Cut& cut) {
+  const comm::Domain domain = comm::Domain::from_group_name(cut.group);
+  check_cut(x, cut, domain);
+  TORCH_CHECK_VALUE(num_groups >= 1 && x.size(1) % num_groups == 0, cut.layer, ": ", num_groups,
+                    " groups do not divide ", x.size(1), " channels", rank_text(domain));
+  const Arguments a{num_groups, eps, cut.in_offsets, cut.dim, cut.group, cut.layer};
+  TORCH_CHECK_VALUE(x.size(0) * elements(x, a, cut.in_offsets.back()) != 1, cut.layer,
+                    ": expected more than one value to normalise, got one", rank_text(domain));
+  at::Tensor input = x;
+  Optional w = weight;
+  Optional b = bias;
+  if (at::autocast::is_autocast_enabled(x.device().type())) {
+    const at::ScalarType type = autocast_type(x);
+    if (type != x.scalar_type()) {
+      input = x.to(type);
+      if (w.has_value() && w->defined()) w = w->to(type);
+      if (b.has_value() && b->defined()) b = b->to(type);
+    }
+  }
+  check_parameter(w, input, "weight", cut, domain);
+  check_parameter(b, input, "bias", cut, domain);
+  return std::get<0>(call_forward(input, w, b, a));
+}
+
+TORCH_LIBRARY_FRAGMENT(graticule, m) {
+  m.def(
+      "group_norm_forward(Tensor x, Tensor? weight, Tensor? bias, int num_groups, float eps, int[] in_offsets, int dim, "
+      "str group, str layer) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "group_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, int num_groups, float eps, "
+      "int[] in_offsets, int dim, str group, str layer, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "group_norm(Tensor x, int num_groups, Tensor? weight, Tensor? bias, float eps, int[] in_offsets, int dim, "
+      "str group, str layer) -> Tensor",
+      [](const at::Tensor& x, int64_t num_groups, const Optional& weight, const Optional& bias, double eps,
+         at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, c10::string_view layer) {
+        return group_norm(x, num_groups, weight, bias, eps,
+                          {in_offsets.vec(), {}, dim, std::string(group), std::string(layer)});
+      });
+}
+TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
+  m.impl("group_norm_forward", forward_kernel);
+  m.impl("group_norm_backward", backward_kernel);
+}
+TORCH_LIBRARY_IMPL(graticule, Meta, m) {
+  m.impl("group_norm_forward", forward_meta);
+  m.impl("group_norm_backward", backward_meta);
+}
+TORCH_LIBRARY_IMPL(graticule, Autograd, m) {
+  m.impl("group_norm_forward", forward_autograd);
+  m.impl("group_norm_backward", backward_autograd);
+}
+
+}  // namespace graticule::ops

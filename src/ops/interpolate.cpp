@@ -1,0 +1,178 @@
+#include "graticule/ops/interpolate.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/library.h>
+
+#include <array>
+#include <cmath>
+#include <map>
+
+#include "graticule/comm/domain.hpp"
+#include "ops/cut_checks.hpp"
+
+namespace graticule::ops {
+namespace {
+
+using Ints = std::vector<int64_t>;
+using Scales = std::vector<std::optional<double>>;
+
+struct Resolved {
+  Ints size;      // the whole output's, one entry a spatial dimension
+  Scales scale;   // as ATen takes them: only where they are to be used as given
+};
+
+void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
+  const std::string who = rank_text(domain);
+  const size_t dims = x.dim() - 2;
+  static const std::map<std::string, std::vector<int64_t>> dimensions{
+      {"nearest", {3, 4, 5}}, {"nearest-exact", {3, 4, 5}}, {"area", {3, 4, 5}}, {"linear", {3}},
+      {"bilinear", {4}},      {"bicubic", {4}},             {"trilinear", {5}}};
+  const auto known = dimensions.find(a.mode);
+  TORCH_CHECK_VALUE(known != dimensions.end(), cut.layer,
+                    ": expected mode nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area, got ", a.mode,
+                    who);
+  TORCH_CHECK_VALUE(std::count(known->second.begin(), known->second.end(), x.dim()) == 1, cut.layer, ": mode ", a.mode,
+                    " takes no tensor of ", x.dim(), " dimensions", who);
+  const bool weighted = a.mode != "nearest" && a.mode != "nearest-exact" && a.mode != "area";
+  TORCH_CHECK_VALUE(weighted || !a.align_corners.has_value(), cut.layer, ": mode ", a.mode, " takes no align_corners",
+                    who);
+  TORCH_CHECK_VALUE(!a.antialias || a.mode == "bilinear" || a.mode == "bicubic", cut.layer,
+                    ": antialias goes with modes bilinear and bicubic, got ", a.mode, who);
+  TORCH_CHECK_VALUE(a.size.empty() != a.scale_factor.empty(), cut.layer,
+                    ": expected one of size and scale_factor, got ", a.size.empty() ? "neither" : "both", who);
+  TORCH_CHECK_VALUE(a.size.empty() || a.size.size() == dims, cut.layer, ": expected a size of ", dims, " values, got ",
+                    a.size.size(), who);
+  TORCH_CHECK_VALUE(a.scale_factor.empty() || a.scale_factor.size() == dims, cut.layer,
+                    ": expected a scale_factor of ", dims, " values, got ", a.scale_factor.size(), who);
+  TORCH_CHECK_VALUE(a.size.empty() || !a.recompute_scale_factor.value_or(false), cut.layer,
+                    ": recompute_scale_factor goes with scale_factor, got a size", who);
+}
+
+Resolved resolve(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
+  Resolved result;
+  const bool keep_scale = !a.scale_factor.empty() && !a.recompute_scale_factor.value_or(false) && a.mode != "area";
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    const size_t i = dim - 2;
+    const int64_t input = dim == cut.dim ? cut.in_offsets.back() : x.size(dim);
+    const int64_t output = a.size.empty()
+                               ? static_cast<int64_t>(std::floor(static_cast<double>(input) * a.scale_factor[i]))
+                               : a.size[i];
+    TORCH_CHECK_VALUE(input >= 1 && output >= 1, cut.layer, ": interpolation of ", input, " to ", output,
+                      " in dimension ", dim, rank_text(domain));
+    result.size.push_back(output);
+    result.scale.push_back(keep_scale ? std::optional<double>(a.scale_factor[i]) : std::nullopt);
+  }
+  return result;
+}
+
+at::Tensor aten_interpolate(const at::Tensor& x, const InterpolateArguments& a, const Ints& size, const Scales& s) {
+  const bool align = a.align_corners.value_or(false);
+  const int64_t dims = x.dim() - 2;
+  if (a.mode == "nearest") {
+    if (dims == 1) return at::upsample_nearest1d(x, size, s[0]);
+    if (dims == 2) return at::upsample_nearest2d(x, size, s[0], s[1]);
+    return at::upsample_nearest3d(x, size, s[0], s[1], s[2]);
+  }
+  if (a.mode == "nearest-exact") {
+    if (dims == 1) return at::_upsample_nearest_exact1d(x, size, s[0]);
+    if (dims == 2) return at::_upsample_nearest_exact2d(x, size, s[0], s[1]);
+    return at::_upsample_nearest_exact3d(x, size, s[0], s[1], s[2]);
+  }
+  if (a.mode == "area") {
+    if (dims == 1) return at::adaptive_avg_pool1d(x, size);
+    return dims == 2 ? at::adaptive_avg_pool2d(x, size) : at::adaptive_avg_pool3d(x, size);
+  }
+  if (a.mode == "linear") return at::upsample_linear1d(x, size, align, s[0]);
+  if (a.mode == "trilinear") return at::upsample_trilinear3d(x, size, align, s[0], s[1], s[2]);
+  if (a.mode == "bilinear") {
+    return a.antialias ? at::_upsample_bilinear2d_aa(x, size, align, s[0], s[1])
+                       : at::upsample_bilinear2d(x, size, align, s[0], s[1]);
+  }
+  return a.antialias ? at::_upsample_bicubic2d_aa(x, size, align, s[0], s[1])
+                     : at::upsample_bicubic2d(x, size, align, s[0], s[1]);
+}
+
+// Across the cut: this rank's rows as they are, the other dimensions interpolated.
+at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+  Ints size = to.size;
+  Scales scale = to.scale;
+  size[cut.dim - 2] = x.size(cut.dim);
+  scale[cut.dim - 2] = std::nullopt;
+  bool changes = false;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    changes = changes || size[dim - 2] != x.size(dim) || scale[dim - 2].has_value();
+  }
+  if (!changes) return x;
+  if (x.numel() != 0) return aten_interpolate(x, a, size, scale);
+  // ATen refuses a shard of no rows; a selection has the right shape and keeps the graph whole.
+  at::Tensor result = x;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    if (dim == cut.dim) continue;
+    result = result.index_select(dim, at::zeros({size[dim - 2]}, x.options().dtype(at::kLong)));
+  }
+  return result;
+}
+
+std::string row_mode(const InterpolateArguments& a) {
+  if (a.mode == "bilinear") return a.antialias ? "linear-antialias" : "linear";
+  if (a.mode == "bicubic") return a.antialias ? "cubic-antialias" : "cubic";
+  return a.mode == "trilinear" ? "linear" : a.mode;
+}
+
+at::Tensor interpolate_along(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
+                             bool channels_last, const rows::Partition& output) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("graticule::resample_rows", "")
+          .typed<at::Tensor(const at::Tensor&, c10::string_view, bool, std::optional<double>, bool, at::IntArrayRef,
+                            at::IntArrayRef, int64_t, c10::string_view, c10::string_view)>();
+  return op.call(x, row_mode(a), a.align_corners.value_or(false), to.scale[cut.dim - 2], channels_last, cut.in_offsets,
+                 output.offsets(), cut.dim, cut.group, cut.layer);
+}
+
+// The dtype in which autocast would run ATen's own op: asked of ATen, on one element.
+at::ScalarType autocast_type(const at::Tensor& x, const InterpolateArguments& a) {
+  const at::NoGradGuard no_grad;
+  Ints sizes(x.dim(), 1);
+  return aten_interpolate(at::zeros(sizes, x.options()), a, Ints(x.dim() - 2, 1), Scales(x.dim() - 2)).scalar_type();
+}
+
+}  // namespace
+
+at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut) {
+  const comm::Domain domain = comm::Domain::from_group_name(cut.group);
+  check_cut(x, cut, domain);
+  check_arguments(x, a, cut, domain);
+  const Resolved to = resolve(x, a, cut, domain);
+  const rows::Partition output = checked_output(cut, to.size[cut.dim - 2], domain);
+  at::ScalarType type = x.scalar_type();
+  if (at::autocast::is_autocast_enabled(x.device().type())) type = autocast_type(x, a);
+  // Two passes round twice; in a half type that would be one rounding too many.
+  const at::Tensor input = x.to(at::isReducedFloatingType(type) ? at::kFloat : type);
+  const auto format = x.suggest_memory_format();
+  const bool channels_last = format != at::MemoryFormat::Contiguous;
+  const bool fewer_rows = to.size[cut.dim - 2] < cut.in_offsets.back();
+  const at::Tensor result =
+      fewer_rows ? interpolate_across(interpolate_along(input, a, to, cut, channels_last, output), a, to, cut)
+                 : interpolate_along(interpolate_across(input, a, to, cut), a, to, cut, channels_last, output);
+  return result.to(type).contiguous(format);
+}
+
+TORCH_LIBRARY_FRAGMENT(graticule, m) {
+  m.def(
+      "interpolate(Tensor x, int[] size, float[] scale_factor, str mode, bool? align_corners, "
+      "bool? recompute_scale_factor, bool antialias, int[] in_offsets, int[] out_offsets, int dim, str group, "
+      "str layer) -> Tensor",
+      [](const at::Tensor& x, at::IntArrayRef size, c10::ArrayRef<double> scale_factor, c10::string_view mode,
+         std::optional<bool> align_corners, std::optional<bool> recompute_scale_factor, bool antialias,
+         at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int64_t dim, c10::string_view group,
+         c10::string_view layer) {
+        return interpolate(x,
+                           {size.vec(), scale_factor.vec(), std::string(mode), align_corners, recompute_scale_factor,
+                            antialias},
+                           {in_offsets.vec(), out_offsets.vec(), dim, std::string(group), std::string(layer)});
+      });
+}
+
+}  // namespace graticule::ops
