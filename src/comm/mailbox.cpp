@@ -4,14 +4,17 @@
 
 namespace graticule::comm {
 
-std::shared_ptr<Mailbox> Mailbox::of_world(const std::string& world) {
+std::shared_ptr<Mailbox> Mailbox::of_world(const std::string& world, int size) {
+  struct Known {
+    std::shared_ptr<Mailbox> mailbox = std::make_shared<Mailbox>();
+    int asked = 0;
+  };
   static std::mutex mutex;
-  static std::map<std::string, std::weak_ptr<Mailbox>> worlds;
+  static std::map<std::string, Known> worlds;
   const std::lock_guard lock(mutex);
-  std::erase_if(worlds, [](const auto& entry) { return entry.second.expired(); });
-  auto& known = worlds[world];
-  auto mailbox = known.lock();
-  if (!mailbox) known = mailbox = std::make_shared<Mailbox>();
+  Known& known = worlds[world];
+  const std::shared_ptr<Mailbox> mailbox = known.mailbox;
+  if (++known.asked == size) worlds.erase(world);
   return mailbox;
 }
 

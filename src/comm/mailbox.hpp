@@ -20,8 +20,9 @@ class Mailbox {
  public:
   using Address = std::tuple<int, int, int64_t>;  // from, to, tag
 
-  /// The mailbox of this name; every thread that asks for the name gets the same one while any of them holds it.
-  static std::shared_ptr<Mailbox> of_world(const std::string& world);
+  /// The mailbox of a world of `size` threads: the same one for each of the `size` calls with that name. It outlives a
+  /// rank that is done before another one asks.
+  static std::shared_ptr<Mailbox> of_world(const std::string& world, int size);
 
   void put(const Address& address, at::Tensor message);
   /// The next message. Throws c10::Error after `timeout`.

@@ -41,17 +41,16 @@ c10::intrusive_ptr<Work> work(std::function<void(std::chrono::milliseconds)> fin
 void deliver(const at::Tensor& message, at::Tensor& target, int source) {
   TORCH_CHECK(message.nbytes() <= target.nbytes(), "a message of ", message.nbytes(), " bytes from rank ", source,
               " does not fit the ", target.nbytes(), " bytes expected");
-  if (message.nbytes() == target.nbytes()) {
-    target.view(-1).view(at::kByte).copy_(message.view(-1).view(at::kByte));
-  } else {
-    target.view(-1).view(at::kByte).narrow(0, 0, static_cast<int64_t>(message.nbytes())).copy_(message.view(-1).view(at::kByte));
-  }
+  target.view(-1)
+      .view(at::kByte)
+      .narrow(0, 0, static_cast<int64_t>(message.nbytes()))
+      .copy_(message.view(-1).view(at::kByte));
 }
 
 class ThreadBackend : public c10d::Backend {
  public:
   ThreadBackend(const std::string& world, int rank, int size)
-      : Backend(rank, size), mailbox_(Mailbox::of_world(world)) {}
+      : Backend(rank, size), mailbox_(Mailbox::of_world(world, size)) {}
 
   const std::string getBackendName() const override { return "graticule_threads"; }
 

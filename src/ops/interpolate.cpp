@@ -9,6 +9,7 @@
 #include <map>
 
 #include "graticule/comm/domain.hpp"
+#include "graticule/rows/resampling.hpp"
 #include "ops/cut_checks.hpp"
 
 namespace graticule::ops {
@@ -60,6 +61,10 @@ Resolved resolve(const at::Tensor& x, const InterpolateArguments& a, const Cut& 
                                : a.size[i];
     TORCH_CHECK_VALUE(input >= 1 && output >= 1, cut.layer, ": interpolation of ", input, " to ", output,
                       " in dimension ", dim, rank_text(domain));
+    // Its forward then mixes up the rows that its backward gets right: there is no uncut answer to be equal to.
+    TORCH_CHECK_VALUE(!(a.antialias && dim == x.dim() - 1 && output == 1), cut.layer,
+                      ": antialiased interpolation to a last dimension of 1 is wrong in PyTorch itself",
+                      rank_text(domain));
     result.size.push_back(output);
     result.scale.push_back(keep_scale ? std::optional<double>(a.scale_factor[i]) : std::nullopt);
   }
@@ -93,31 +98,58 @@ at::Tensor aten_interpolate(const at::Tensor& x, const InterpolateArguments& a, 
                      : at::upsample_bicubic2d(x, size, align, s[0], s[1]);
 }
 
+std::string row_mode(const InterpolateArguments& a) {
+  if (a.mode == "bilinear") return a.antialias ? "linear-antialias" : "linear";
+  if (a.mode == "bicubic") return a.antialias ? "cubic-antialias" : "cubic";
+  return a.mode == "trilinear" ? "linear" : a.mode;
+}
+
+// One dimension interpolated by a matrix of ATen's weights. For the few cases in which ATen's own kernels decide by the
+// sizes of all dimensions what to do with one, so that a shard would be treated otherwise than the whole.
+at::Tensor interpolate_by_matrix(const at::Tensor& x, int64_t dim, const InterpolateArguments& a, int64_t output,
+                                 std::optional<double> scale) {
+  static const std::map<std::string, rows::Resampling> kinds{{"linear", rows::Resampling::linear},
+                                                             {"cubic", rows::Resampling::cubic},
+                                                             {"linear-antialias", rows::Resampling::linear_antialias},
+                                                             {"cubic-antialias", rows::Resampling::cubic_antialias}};
+  const rows::ResamplingGrid grid{x.size(dim), output, a.align_corners.value_or(false), scale};
+  at::Tensor weights = at::zeros({x.size(dim), output}, at::kDouble);
+  auto w = weights.accessor<double, 2>();
+  for (int64_t row = 0; row < output; ++row) {
+    const auto taps = rows::resampling_taps<double>(kinds.at(row_mode(a)), grid, row);
+    for (size_t tap = 0; tap < taps.rows.size(); ++tap) w[taps.rows[tap]][row] += taps.weights[tap];
+  }
+  return at::matmul(x.movedim(dim, -1), weights.to(x.options())).movedim(-1, dim);
+}
+
 // Across the cut: this rank's rows as they are, the other dimensions interpolated.
 at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
   Ints size = to.size;
   Scales scale = to.scale;
   size[cut.dim - 2] = x.size(cut.dim);
   scale[cut.dim - 2] = std::nullopt;
+  at::Tensor result = x;
+  const bool cubic = a.mode == "bicubic" && !a.antialias;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    const size_t i = dim - 2;
+    const bool copied_by_sizes = cubic && scale[i].has_value() && size[i] == x.size(dim);
+    const bool one_row = a.antialias && x.size(cut.dim) == 1 && size[i] != x.size(dim);
+    if (dim == cut.dim || !(copied_by_sizes || one_row)) continue;
+    result = interpolate_by_matrix(result, dim, a, size[i], scale[i]);
+    scale[i] = std::nullopt;
+  }
   bool changes = false;
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
-    changes = changes || size[dim - 2] != x.size(dim) || scale[dim - 2].has_value();
+    changes = changes || size[dim - 2] != result.size(dim) || scale[dim - 2].has_value();
   }
-  if (!changes) return x;
-  if (x.numel() != 0) return aten_interpolate(x, a, size, scale);
+  if (!changes) return result;
+  if (x.numel() != 0) return aten_interpolate(result, a, size, scale);
   // ATen refuses a shard of no rows; a selection has the right shape and keeps the graph whole.
-  at::Tensor result = x;
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     if (dim == cut.dim) continue;
     result = result.index_select(dim, at::zeros({size[dim - 2]}, x.options().dtype(at::kLong)));
   }
   return result;
-}
-
-std::string row_mode(const InterpolateArguments& a) {
-  if (a.mode == "bilinear") return a.antialias ? "linear-antialias" : "linear";
-  if (a.mode == "bicubic") return a.antialias ? "cubic-antialias" : "cubic";
-  return a.mode == "trilinear" ? "linear" : a.mode;
 }
 
 at::Tensor interpolate_along(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
@@ -129,6 +161,15 @@ at::Tensor interpolate_along(const at::Tensor& x, const InterpolateArguments& a,
                             at::IntArrayRef, int64_t, c10::string_view, c10::string_view)>();
   return op.call(x, row_mode(a), a.align_corners.value_or(false), to.scale[cut.dim - 2], channels_last, cut.in_offsets,
                  output.offsets(), cut.dim, cut.group, cut.layer);
+}
+
+// ATen's bicubic backward copies where no size changes, whatever the scale factors; its forward does not.
+bool copies_gradient(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+  if (a.mode != "bicubic" || a.antialias) return false;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    if (to.size[dim - 2] != (dim == cut.dim ? cut.in_offsets.back() : x.size(dim))) return false;
+  }
+  return true;
 }
 
 // The dtype in which autocast would run ATen's own op: asked of ATen, on one element.
@@ -153,9 +194,10 @@ at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const
   const auto format = x.suggest_memory_format();
   const bool channels_last = format != at::MemoryFormat::Contiguous;
   const bool fewer_rows = to.size[cut.dim - 2] < cut.in_offsets.back();
-  const at::Tensor result =
+  at::Tensor result =
       fewer_rows ? interpolate_across(interpolate_along(input, a, to, cut, channels_last, output), a, to, cut)
                  : interpolate_along(interpolate_across(input, a, to, cut), a, to, cut, channels_last, output);
+  if (copies_gradient(x, a, to, cut)) result = input + (result - input).detach();
   return result.to(type).contiguous(format);
 }
 

@@ -54,10 +54,10 @@ struct Pairs {
   std::vector<double> weights;
 };
 
-Pairs pairs_of(const ResamplingPlan& plan, size_t tap, Interval outputs, Interval inputs) {
+Pairs pairs_of(const std::vector<rows::Taps<double>>& all_taps, size_t tap, Interval outputs, Interval inputs) {
   Pairs pairs;
   for (int64_t row = outputs.begin; row < outputs.end; ++row) {
-    const auto& taps = plan.taps[row];
+    const auto& taps = all_taps[row];
     if (tap >= taps.rows.size() || !inputs.contains(taps.rows[tap])) continue;
     pairs.outputs.push_back(row - outputs.begin);
     pairs.inputs.push_back(taps.rows[tap] - inputs.begin);
@@ -66,9 +66,9 @@ Pairs pairs_of(const ResamplingPlan& plan, size_t tap, Interval outputs, Interva
   return pairs;
 }
 
-size_t most_taps(const ResamplingPlan& plan, Interval outputs) {
+size_t most_taps(const std::vector<rows::Taps<double>>& all_taps, Interval outputs) {
   size_t most = 0;
-  for (int64_t row = outputs.begin; row < outputs.end; ++row) most = std::max(most, plan.taps[row].rows.size());
+  for (int64_t row = outputs.begin; row < outputs.end; ++row) most = std::max(most, all_taps[row].rows.size());
   return most;
 }
 
@@ -93,8 +93,8 @@ at::Tensor resample(const at::Tensor& x, const Arguments& a) {
   const Interval own = Partition(a.out_offsets).interval(domain.rank());
   const Interval inputs = plan->inputs[domain.rank()];
   at::Tensor y = empty_rows(x, a.dim, own.size());
-  for (size_t tap = 0; tap < most_taps(*plan, own); ++tap) {
-    const Pairs pairs = pairs_of(*plan, tap, own, inputs);
+  for (size_t tap = 0; tap < most_taps(plan->taps, own); ++tap) {
+    const Pairs pairs = pairs_of(plan->taps, tap, own, inputs);
     add_weighted(y, window, a.dim, pairs.outputs, pairs.inputs, pairs.weights);
   }
   return y;
@@ -107,8 +107,8 @@ at::Tensor resample_adjoint(const at::Tensor& g, const Arguments& a) {
   const Interval own = Partition(a.in_offsets).interval(domain.rank());
   const Interval outputs = plan->outputs[domain.rank()];
   at::Tensor result = empty_rows(g, a.dim, own.size());
-  for (size_t tap = 0; tap < most_taps(*plan, outputs); ++tap) {
-    const Pairs pairs = pairs_of(*plan, tap, outputs, own);
+  for (size_t tap = 0; tap < most_taps(plan->adjoint_taps, outputs); ++tap) {
+    const Pairs pairs = pairs_of(plan->adjoint_taps, tap, outputs, own);
     add_weighted(result, window, a.dim, pairs.inputs, pairs.outputs, pairs.weights);
   }
   return result;

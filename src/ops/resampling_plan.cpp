@@ -1,6 +1,7 @@
 #include "ops/resampling_plan.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/native/UpSample.h>
 
 #include <map>
 #include <mutex>
@@ -52,6 +53,14 @@ std::vector<Taps<double>> nearest_taps(const ResamplingKey& key, int64_t input, 
   return result;
 }
 
+// The rows that ATen's nearest backward adds to, by its own formula.
+std::vector<Taps<double>> nearest_adjoint_taps(const ResamplingKey& key, int64_t input, int64_t output) {
+  const auto source = key.mode == "nearest-exact" ? at::native::nearest_exact_idx : at::native::nearest_idx;
+  std::vector<Taps<double>> result;
+  for (int64_t row = 0; row < output; ++row) result.push_back({{source(row, input, output, key.scale)}, {1.0}});
+  return result;
+}
+
 rows::Resampling kind_of(const std::string& mode) {
   if (mode == "linear") return rows::Resampling::linear;
   if (mode == "cubic") return rows::Resampling::cubic;
@@ -77,19 +86,29 @@ std::vector<Taps<double>> weighted_taps(const ResamplingKey& key, int64_t input,
   return result;
 }
 
+std::vector<Taps<double>> identity_taps(int64_t rows) {
+  std::vector<Taps<double>> result;
+  for (int64_t row = 0; row < rows; ++row) result.push_back({{row}, {1.0}});
+  return result;
+}
+
 ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const Partition& output,
                          at::Device device) {
   const bool nearest = key.mode == "nearest" || key.mode == "nearest-exact";
   ResamplingPlan plan;
   plan.taps = nearest ? nearest_taps(key, input.rows(), output.rows(), device)
                       : weighted_taps(key, input.rows(), output.rows());
+  const bool antialias = key.mode == "linear-antialias" || key.mode == "cubic-antialias";
+  plan.adjoint_taps =
+      nearest && device.is_cpu() ? nearest_adjoint_taps(key, input.rows(), output.rows()) : plan.taps;
+  if (antialias && input.rows() == output.rows()) plan.taps = identity_taps(output.rows());
   for (int rank = 0; rank < input.ranks(); ++rank) {
     Interval inputs;
     Interval outputs;
     for (int64_t row = 0; row < output.rows(); ++row) {
-      const Interval support = plan.taps[row].support();
-      if (output.interval(rank).contains(row)) inputs = rows::hull(inputs, support);
-      if (!rows::intersect(support, input.interval(rank)).empty()) outputs = rows::hull(outputs, {row, row + 1});
+      if (output.interval(rank).contains(row)) inputs = rows::hull(inputs, plan.taps[row].support());
+      const Interval touched = rows::intersect(plan.adjoint_taps[row].support(), input.interval(rank));
+      if (!touched.empty()) outputs = rows::hull(outputs, {row, row + 1});
     }
     plan.inputs.push_back(inputs);
     plan.outputs.push_back(outputs);

@@ -1,0 +1,55 @@
+# Each target sets up what it needs, in .venv and build/.
+PYTHON ?= python3
+RANKS ?= 2
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+export CCACHE_SLOPPINESS ?= pch_defines,time_macros,include_file_mtime,include_file_ctime
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help build demo test test-cpp test-python lint format clean
+
+help:
+	@echo 'make build   .venv with the Python package, build/ with the C++ library and the program'
+	@echo 'make demo    train a weather emulator cut by latitude on RANKS=2 MPI ranks'
+	@echo 'make test    every test: C++, Python, Gloo and MPI processes'
+	@echo 'make lint    clang-format, ruff and mypy; make tidy: clang-tidy'
+	@echo 'make clean   remove .venv and build/'
+
+# What builds and tests need, from the package index; see docs/dependencies.md.
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -r requirements.txt
+	touch $@
+
+build: $(VENV)/.ready
+	$(VENV)/bin/cmake --preset dev $(CMAKE_FLAGS)
+	$(VENV)/bin/cmake --build --preset dev
+	$(VENV)/bin/python tools/link_package.py build/dev $(VENV)
+
+demo: build
+	$(VENV)/bin/mpiexec -n $(RANKS) build/dev/bin/graticule train --out demo-output --require-skill $(DEMO_FLAGS)
+
+test: test-cpp test-python
+
+test-cpp: build
+	$(VENV)/bin/ctest --preset dev
+
+test-python: build
+	$(VENV)/bin/python -m pytest tests/python
+
+lint: build
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.hpp')
+	$(VENV)/bin/ruff check python tests/python tools
+	$(VENV)/bin/ruff format --check python tests/python tools
+	$(VENV)/bin/mypy
+
+tidy: build
+	$(VENV)/bin/clang-tidy -p build/dev --quiet $$(git ls-files 'src/rows/*.cpp' 'src/halo/*.cpp' 'src/comm/*.cpp' 'src/ops/*.cpp')
+
+format: $(VENV)/.ready
+	$(VENV)/bin/clang-format -i $$(git ls-files '*.cpp' '*.hpp')
+	$(VENV)/bin/ruff format python tests/python tools
+	$(VENV)/bin/ruff check --fix python tests/python tools
+
+clean:
+	rm -rf $(VENV) build
