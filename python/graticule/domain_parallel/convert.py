@@ -1,0 +1,155 @@
+"""A model's layers, swapped for cut ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from graticule.domain_parallel import layers
+from graticule.domain_parallel.borrowed import BorrowingLayer, cut_dimension
+from graticule.domain_parallel.module_kinds import WHOLE, mixes_rows
+from graticule.domain_parallel.traced_rows import TracedRows
+from graticule.periodic import PeriodicConv2d
+
+Converter = Callable[[Any], nn.Module]
+
+_CONVERTED: dict[type, Callable[..., nn.Module]] = {
+    nn.Conv1d: layers.DomainParallelConv1d,
+    nn.Conv2d: layers.DomainParallelConv2d,
+    nn.Conv3d: layers.DomainParallelConv3d,
+    nn.ConvTranspose1d: layers.DomainParallelConvTranspose1d,
+    nn.ConvTranspose2d: layers.DomainParallelConvTranspose2d,
+    nn.ConvTranspose3d: layers.DomainParallelConvTranspose3d,
+    nn.GroupNorm: layers.DomainParallelGroupNorm,
+    PeriodicConv2d: layers.DomainParallelPeriodicConv2d,
+}
+
+_OURS = (BorrowingLayer, layers.DomainParallelInterpolate)
+
+
+def convert_to_domain_parallel(
+    model: nn.Module,
+    manager: Any,
+    shard_dim: int = -2,
+    custom_converters: Mapping[type, Converter] | None = None,
+    rows: int | Mapping[str, int] | None = None,
+    strict: bool = True,
+) -> nn.Module:
+    """Swaps every convolution, transposed convolution, group norm and PeriodicConv2d in `model` for its cut layer.
+
+    In place; returns the model (or the layer, where the model itself is one). State-dict keys and parameter names stay
+    as they were. Left as they are: convolutions that are local on any cut (kernel 1, stride 1 and no padding along the
+    cut), modules that treat every row alone, and layers that are cut already. What forward() does with functions (F.pad,
+    roll, means over space, reshapes, ...) cannot be seen from outside: look for it yourself.
+
+    Args:
+        model: the model, the same on every rank.
+        manager: what graticule.Domain.of takes; None leaves the layers to the process-wide manager.
+        shard_dim: the cut dimension, counted from the end so that it means the same for 4 and 5 dimensions (-2: H). A
+            module of one spatial dimension is cut along that.
+        custom_converters: module class to a function that takes the module and returns what stands in its place. Looked
+            up first, the class and its subclasses.
+        rows: rows of the whole model input: the shapes are then traced once, without a message, at the first call, and
+            no layer exchanges sizes. Or rows by module name, for those layers.
+        strict: a module of torch.nn that may mix rows and is not handled (pooling, batch norm, upsampling, attention,
+            recurrence, padding, ...) is an error that lists each by name; False: a warning.
+
+    Raises:
+        ValueError: for such modules, before anything is changed.
+    """
+    custom = dict(custom_converters or {})
+    unhandled = [
+        f"{name or 'the model itself'} ({type(module).__name__})" for name, module in _unhandled(model, shard_dim, custom)
+    ]
+    if unhandled:
+        message = (
+            "convert_to_domain_parallel: these modules mix rows and have no cut layer: "
+            + ", ".join(unhandled)
+            + ". Replace them, or give custom_converters for them."
+        )
+        if strict:
+            raise ValueError(message + " strict=False converts the rest.")
+        warnings.warn(message, stacklevel=2)
+    row_of = rows if isinstance(rows, Mapping) else {}
+    tracing = TracedRows(model, rows, manager, shard_dim) if isinstance(rows, int) else None
+    memo: dict[int, nn.Module] = {}
+    result = _convert(model, "", manager, shard_dim, custom, row_of, memo)
+    if tracing is not None:
+        tracing.attach(result)
+    return result
+
+
+def _custom(module: nn.Module, custom: Mapping[type, Converter]) -> Converter | None:
+    for kind in type(module).__mro__:
+        if kind in custom:
+            return custom[kind]
+    return None
+
+
+def _converter(module: nn.Module) -> Callable[..., nn.Module] | None:
+    for kind in type(module).__mro__:
+        if kind in _CONVERTED:
+            return _CONVERTED[kind]
+    return None
+
+
+def _local_on_any_cut(module: Any, shard_dim: int) -> bool:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return False
+    i = cut_dimension(shard_dim, len(module.kernel_size) + 2, "convert_to_domain_parallel") - 2
+    before, after = layers.conv_padding(module)
+    window = module.kernel_size[i] == 1 and module.stride[i] == 1 and before[i] == 0 and after[i] == 0
+    return window and module.output_padding[i] == 0
+
+
+def _unhandled(module: nn.Module, shard_dim: int, custom: Mapping[type, Converter]) -> list[tuple[str, nn.Module]]:
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+
+    def walk(at: nn.Module, name: str) -> None:
+        if id(at) in seen:
+            return
+        seen.add(id(at))
+        if _custom(at, custom) or isinstance(at, _OURS) or _converter(at):
+            return
+        if isinstance(at, WHOLE) or mixes_rows(at):
+            found.append((name, at))
+            return
+        for child_name, child in at.named_children():
+            walk(child, f"{name}.{child_name}" if name else child_name)
+
+    walk(module, "")
+    return found
+
+
+def _convert(
+    module: nn.Module,
+    name: str,
+    manager: Any,
+    shard_dim: int,
+    custom: Mapping[type, Converter],
+    rows: Mapping[str, int],
+    memo: dict[int, nn.Module],
+) -> nn.Module:
+    if id(module) in memo:
+        return memo[id(module)]
+    own = _custom(module, custom)
+    converter = _converter(module)
+    result = module
+    if own is not None:
+        result = own(module)
+    elif isinstance(module, _OURS) or (converter is not None and _local_on_any_cut(module, shard_dim)):
+        pass
+    elif converter is not None:
+        result = converter(module, shard_dim, domain=manager, rows=rows.get(name))
+    elif not mixes_rows(module):
+        for child_name, child in list(module.named_children()):
+            child_path = f"{name}.{child_name}" if name else child_name
+            swapped = _convert(child, child_path, manager, shard_dim, custom, rows, memo)
+            if swapped is not child:
+                module._modules[child_name] = swapped
+    memo[id(module)] = result
+    return result

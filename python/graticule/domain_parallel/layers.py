@@ -1,0 +1,366 @@
+"""The layers of `credit.domain_parallel.layers`, and their one-dimensional kin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graticule.domain import Domain
+from graticule.domain_parallel.borrowed import BorrowingLayer, call_as, cut_dimension
+from graticule.domain_parallel.cuts import RowCuts, Rows
+from graticule.domain_parallel.halo_exchange import HaloExchange
+from graticule.domain_parallel.manager import active_domain
+
+
+def _as_list(value: Any, count: int) -> list:
+    return list(value) if isinstance(value, Sequence) else [value] * count
+
+
+def conv_padding(conv: Any) -> tuple[list[int], list[int]]:
+    """Rows and columns that a convolution pads before and after, one entry a spatial dimension.
+
+    "same" puts the odd one after, as torch.nn.Conv2d does.
+    """
+    if conv.padding == "valid":
+        return [0] * len(conv.kernel_size), [0] * len(conv.kernel_size)
+    if conv.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return list(conv.padding), list(conv.padding)
+
+
+def conv_halo_width(kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Rows needed from the wider side at a cut that lines up with the stride."""
+    return max(padding, dilation * (kernel - 1) + 1 - stride - padding, 0)
+
+
+def conv_transpose_halo_width(kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """The same for a transposed convolution, in rows of its input."""
+    return max((dilation * (kernel - 1) - padding) // stride, -(-padding // stride), 0)
+
+
+class _ConvBase(BorrowingLayer):
+    """What convolutions and transposed convolutions share."""
+
+    def __init__(self, conv: Any, shard_dim: int, domain: Any, rows: Rows, kind: type) -> None:
+        if not isinstance(conv, kind):
+            raise TypeError(f"{type(self).__name__}: expected a {kind.__name__}, got {type(conv).__name__}")
+        super().__init__("conv", conv, shard_dim, domain, rows)
+        spatial = len(conv.kernel_size)
+        i = cut_dimension(shard_dim, spatial + 2, type(self).__name__) - 2
+        self._halo = self._halo_of(conv.kernel_size[i], conv.stride[i], conv_padding(conv)[0][i], conv.dilation[i])
+        # Not a child: a converted model's modules are the unconverted one's.
+        object.__setattr__(self, "halo_exchange", HaloExchange(self._halo, shard_dim, domain=domain))
+
+    @staticmethod
+    def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """The wrapped convolution's weight."""
+        return self.wrapped.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The wrapped convolution's bias."""
+        return self.wrapped.bias  # type: ignore[return-value]
+
+
+class _Conv(_ConvBase):
+    @staticmethod
+    def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
+        return conv_halo_width(kernel, stride, padding, dilation)
+
+    def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
+        x, batched, dim = self._batched(x, len(module.kernel_size), domain)
+        before, after = conv_padding(module)
+        y = torch.ops.graticule.conv(
+            x,
+            module.weight,
+            module.bias,
+            module.stride,
+            before,
+            after,
+            module.padding_mode,
+            module.dilation,
+            module.groups,
+            self._cuts.offsets(x, dim, domain),
+            [],
+            dim,
+            domain.group_name,
+            type(self).__name__,
+        )
+        return y if batched else y.squeeze(0)
+
+
+class _ConvTranspose(_ConvBase):
+    @staticmethod
+    def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
+        return conv_transpose_halo_width(kernel, stride, padding, dilation)
+
+    @property
+    def halo_width(self) -> int:
+        """Rows needed from the wider side at a cut that lines up with the stride."""
+        return self._halo
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """X with this rank's rows -> this rank's rows of the output. output_size is the whole grid's."""
+        return super().forward(x, output_size)
+
+    def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
+        spatial = len(module.kernel_size)
+        x, batched, dim = self._batched(x, spatial, domain)
+        offsets = self._cuts.offsets(x, dim, domain)
+        whole = list(x.shape)
+        whole[dim] = offsets[-1]
+        # torch's own arithmetic and errors, on a tensor of the whole grid's shape that holds nothing.
+        output_padding = module._output_padding(
+            torch.empty(whole, device="meta"),
+            args[0] if args else None,
+            module.stride,
+            module.padding,
+            module.kernel_size,
+            spatial,
+            module.dilation,
+        )
+        y = torch.ops.graticule.conv_transpose(
+            x,
+            module.weight,
+            module.bias,
+            module.stride,
+            module.padding,
+            output_padding,
+            module.dilation,
+            module.groups,
+            offsets,
+            [],
+            dim,
+            domain.group_name,
+            type(self).__name__,
+        )
+        return y if batched else y.squeeze(0)
+
+
+class DomainParallelConv1d(_Conv):
+    """nn.Conv1d of (B, C, L_local)."""
+
+    def __init__(self, conv: nn.Conv1d, shard_dim: int = -1, *, domain: Any = None, rows: Rows = None) -> None:
+        super().__init__(conv, shard_dim, domain, rows, nn.Conv1d)
+
+
+class DomainParallelConv2d(_Conv):
+    """nn.Conv2d of (B, C, H_local, W): this rank's rows of the convolution of the whole grid, for every option.
+
+    Attributes conv, shard_dim, halo_exchange, weight, bias. `domain` is what graticule.Domain.of takes, the process-wide
+    manager unless given; `rows` the whole input's rows or the offsets of its cut, exchanged once unless given.
+    All ranks of the domain must call; every gradient of a parameter is this rank's part (see sync_domain_gradients).
+    """
+
+    def __init__(self, conv: nn.Conv2d, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
+        super().__init__(conv, shard_dim, domain, rows, nn.Conv2d)
+
+
+class DomainParallelConv3d(_Conv):
+    """nn.Conv3d of (B, C, T, H_local, W)."""
+
+    def __init__(self, conv: nn.Conv3d, shard_dim: int = 3, *, domain: Any = None, rows: Rows = None) -> None:
+        super().__init__(conv, shard_dim, domain, rows, nn.Conv3d)
+
+
+class DomainParallelConvTranspose1d(_ConvTranspose):
+    """nn.ConvTranspose1d of (B, C, L_local)."""
+
+    def __init__(self, conv: nn.ConvTranspose1d, shard_dim: int = -1, *, domain: Any = None, rows: Rows = None) -> None:
+        super().__init__(conv, shard_dim, domain, rows, nn.ConvTranspose1d)
+
+
+class DomainParallelConvTranspose2d(_ConvTranspose):
+    """nn.ConvTranspose2d of (B, C, H_local, W). Attributes conv, shard_dim, halo_width, halo_exchange."""
+
+    def __init__(self, conv: nn.ConvTranspose2d, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
+        super().__init__(conv, shard_dim, domain, rows, nn.ConvTranspose2d)
+
+
+class DomainParallelConvTranspose3d(_ConvTranspose):
+    """nn.ConvTranspose3d of (B, C, T, H_local, W). Attributes conv, shard_dim, halo_width, halo_exchange."""
+
+    def __init__(self, conv: nn.ConvTranspose3d, shard_dim: int = 3, *, domain: Any = None, rows: Rows = None) -> None:
+        super().__init__(conv, shard_dim, domain, rows, nn.ConvTranspose3d)
+
+
+class DomainParallelGroupNorm(BorrowingLayer):
+    """nn.GroupNorm over the whole grid, of 3 to 5 dimensions; of (B, C, L) the last is cut. A shard may have no rows."""
+
+    def __init__(self, norm: nn.GroupNorm, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
+        if not isinstance(norm, nn.GroupNorm):
+            raise TypeError(f"DomainParallelGroupNorm: expected a GroupNorm, got {type(norm).__name__}")
+        super().__init__("norm", norm, shard_dim, domain, rows)
+        self.num_groups = norm.num_groups
+        self.num_channels = norm.num_channels
+        self.eps = norm.eps
+        self.affine = norm.affine
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The wrapped norm's weight."""
+        return self.wrapped.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The wrapped norm's bias."""
+        return self.wrapped.bias  # type: ignore[return-value]
+
+    def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
+        if not 3 <= x.dim() <= 5:
+            raise self.error(domain, "an input of 3 to 5 dimensions", x.dim())
+        if x.shape[1] != module.num_channels:
+            raise self.error(domain, f"an input of {module.num_channels} channels", x.shape[1])
+        dim = cut_dimension(self.shard_dim, x.dim(), type(self).__name__)
+        return torch.ops.graticule.group_norm(
+            x,
+            module.num_groups,
+            module.weight,
+            module.bias,
+            module.eps,
+            self._cuts.offsets(x, dim, domain),
+            dim,
+            domain.group_name,
+            type(self).__name__,
+        )
+
+
+class DomainParallelPeriodicConv2d(BorrowingLayer):
+    """A module with attributes conv and padding that pads longitudes circularly and latitudes by reflection before conv.
+
+    Such as graticule.PeriodicConv2d. Of (B, C, H_local, W), cut along H. Attributes conv, padding, shard_dim,
+    halo_exchange, weight, bias.
+    """
+
+    def __init__(self, periodic_conv: Any, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
+        if not isinstance(getattr(periodic_conv, "conv", None), nn.Conv2d) or not hasattr(periodic_conv, "padding"):
+            raise TypeError(
+                "DomainParallelPeriodicConv2d: expected a module with a Conv2d `conv` and a number `padding`, "
+                f"got {type(periodic_conv).__name__}"
+            )
+        super().__init__("periodic_conv", periodic_conv, shard_dim, domain, rows)
+        conv = periodic_conv.conv
+        self.padding = periodic_conv.padding
+        before = conv_padding(conv)[0][0] + _as_list(self.padding, 2)[0]
+        width = conv_halo_width(conv.kernel_size[0], conv.stride[0], before, conv.dilation[0])
+        object.__setattr__(self, "halo_exchange", HaloExchange(width, shard_dim, domain=domain))
+
+    @property
+    def weight(self) -> Tensor:
+        """The convolution's weight."""
+        return self.wrapped.conv.weight  # type: ignore[union-attr, return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The convolution's bias."""
+        return self.wrapped.conv.bias  # type: ignore[union-attr, return-value]
+
+    def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
+        x, batched, dim = self._batched(x, 2, domain)
+        if dim != 2:
+            raise self.error(domain, "a tensor (B, C, H, W) cut along H", f"shard_dim {self.shard_dim}")
+        offsets = self._cuts.offsets(x, dim, domain)
+
+        def convolve(conv: Any, given: Tensor) -> Tensor:
+            before, after = conv_padding(conv)
+            if before != after:
+                raise self.error(domain, "a convolution that pads alike on both sides", conv.padding)
+            return torch.ops.graticule.periodic_conv(
+                given,
+                conv.weight,
+                conv.bias,
+                conv.stride,
+                before,
+                conv.dilation,
+                conv.groups,
+                conv.padding_mode,
+                _as_list(module.padding, 2),
+                offsets,
+                [],
+                dim,
+                domain.group_name,
+                type(self).__name__,
+            )
+
+        y = call_as(module.conv, convolve, x)
+        return y if batched else y.squeeze(0)
+
+
+class DomainParallelInterpolate(nn.Module):
+    """F.interpolate of (B, C, spatial...) to a size of the whole grid, on any number of ranks.
+
+    Args:
+        size: the whole output's, a number or one a spatial dimension; or None with a scale_factor.
+        mode: nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area.
+        shard_dim: the cut dimension.
+        scale_factor, align_corners, recompute_scale_factor, antialias: as in F.interpolate.
+        domain, rows: as for DomainParallelConv2d.
+    """
+
+    def __init__(
+        self,
+        size: Any = None,
+        mode: str = "bilinear",
+        shard_dim: int = -2,
+        *,
+        scale_factor: Any = None,
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+        antialias: bool = False,
+        domain: Any = None,
+        rows: Rows = None,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.mode = mode
+        self.shard_dim = shard_dim
+        self.scale_factor = scale_factor
+        self.align_corners = align_corners
+        self.recompute_scale_factor = recompute_scale_factor
+        self.antialias = antialias
+        self.domain = domain
+        self._cuts = RowCuts("DomainParallelInterpolate", rows)
+        width = {"bicubic": 2, "linear": 1, "bilinear": 1, "trilinear": 1}.get(mode, 0)
+        self.halo_exchange = HaloExchange(width, shard_dim, domain=domain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X with this rank's rows -> this rank's rows of the whole output. All ranks of the domain must call."""
+        domain = active_domain(self.domain)
+        if domain is None:
+            return F.interpolate(
+                x,
+                self.size,
+                self.scale_factor,
+                self.mode,
+                self.align_corners,
+                self.recompute_scale_factor,
+                self.antialias,
+            )
+        dim = cut_dimension(self.shard_dim, x.dim(), "DomainParallelInterpolate")
+        spatial = x.dim() - 2
+        return torch.ops.graticule.interpolate(
+            x,
+            [] if self.size is None else [int(s) for s in _as_list(self.size, spatial)],
+            [] if self.scale_factor is None else [float(s) for s in _as_list(self.scale_factor, spatial)],
+            self.mode,
+            self.align_corners,
+            self.recompute_scale_factor,
+            self.antialias,
+            self._cuts.offsets(x, dim, domain),
+            [],
+            dim,
+            domain.group_name,
+            "DomainParallelInterpolate",
+        )
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"size={self.size}, scale_factor={self.scale_factor}, mode={self.mode}, shard_dim={self.shard_dim}"

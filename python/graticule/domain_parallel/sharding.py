@@ -1,0 +1,62 @@
+"""From whole tensors to shards and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.domain_parallel.manager import active_domain
+
+
+def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
+    """This rank's rows of a tensor that every rank holds whole, cut in balance: rank r gets from r * G // N on.
+
+    Sizes need not divide. Differentiable: the gradient on this rank is that of its own rows, zero elsewhere. No message.
+    Without a domain, or on one rank, x itself.
+    """
+    domain = active_domain(manager)
+    if domain is None:
+        return x
+    offsets = torch.ops.graticule.balanced_offsets(x.shape[dim], domain.size)
+    own = x.narrow(dim, offsets[domain.rank], offsets[domain.rank + 1] - offsets[domain.rank])
+    return own.contiguous(memory_format=_format(x))
+
+
+def gather_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
+    """The whole tensor on every rank, from shards of any sizes. All ranks of the domain must call.
+
+    Differentiable by the exact adjoint: a row's gradient is the sum of what every rank has for it. This is the gradient
+    of the sum of the ranks' losses; where every rank computes the same loss of the gathered tensor, divide it by the
+    number of ranks.
+    """
+    domain = active_domain(manager)
+    if domain is None:
+        return x
+    dim = dim % x.dim()
+    offsets = list(torch.ops.graticule.row_offsets(x.shape[dim], domain.group_name, "gather_tensor"))
+    begins = [0] * domain.size
+    ends = [offsets[-1]] * domain.size
+    return torch.ops.graticule.gather_rows(x, offsets, begins, ends, "none", dim, -1, False, False, domain.group_name)
+
+
+def shard_batch(
+    batch: dict[str, Any], spatial_dims_5d: int = -2, spatial_dims_4d: int = -2, manager: Any = None
+) -> dict[str, Any]:
+    """A new dictionary in which every tensor of 4 or 5 dimensions is sharded; all else is left as it is."""
+    dims = {5: spatial_dims_5d, 4: spatial_dims_4d}
+    return {
+        key: shard_tensor(value, dims[value.dim()], manager)
+        if isinstance(value, Tensor) and value.dim() in dims
+        else value
+        for key, value in batch.items()
+    }
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous():
+        return torch.channels_last_3d
+    return torch.contiguous_format

@@ -1,0 +1,91 @@
+"""The exchange primitive: rows by interval and boundary, and its adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.domain import Domain
+
+
+def gather_rows(
+    x: Tensor,
+    domain: Any,
+    offsets: Sequence[int],
+    begins: Sequence[int],
+    ends: Sequence[int],
+    boundary: str = "none",
+    dim: int = -2,
+    lon_dim: int | None = None,
+    row_on_pole: bool = True,
+    flip_sign: bool = False,
+) -> Tensor:
+    """Gives every rank r the rows [begins[r], ends[r]) of the grid extended by `boundary`. All ranks must call.
+
+    Args:
+        x: this rank's own rows, offsets[r + 1] - offsets[r] of them along `dim`.
+        domain: what Domain.of takes.
+        offsets: the cut of the grid, N + 1 ascending row numbers from 0.
+        begins: first wanted row of each rank; may lie before row 0.
+        ends: row after the last wanted one of each rank; may lie beyond the grid.
+        boundary: none (rows beyond the grid are an error), zeros, reflect, replicate, circular or pole.
+        dim: the cut dimension.
+        lon_dim: the longitudes, for pole; an even number of them.
+        row_on_pole: for pole: the first and last row lie on the poles (row -1 is row 1) or half a row before them
+            (row -1 is row 0); both half the longitudes away.
+        flip_sign: for pole: values from the other side change sign, as components of vectors do.
+
+    Returns:
+        ends[r] - begins[r] rows. Differentiable; the derivative is fold_rows.
+
+    Raises:
+        ValueError, RuntimeError: on every rank before any message where the arguments cannot be met; within the timeout
+            where the ranks' arguments differ.
+    """
+    lon = -1 if lon_dim is None else lon_dim % x.dim()
+    return torch.ops.graticule.gather_rows(
+        x,
+        list(offsets),
+        list(begins),
+        list(ends),
+        boundary,
+        dim % x.dim(),
+        lon,
+        row_on_pole,
+        flip_sign,
+        Domain.of(domain).group_name,
+    )
+
+
+def fold_rows(
+    g: Tensor,
+    domain: Any,
+    offsets: Sequence[int],
+    begins: Sequence[int],
+    ends: Sequence[int],
+    boundary: str = "none",
+    dim: int = -2,
+    lon_dim: int | None = None,
+    row_on_pole: bool = True,
+    flip_sign: bool = False,
+) -> Tensor:
+    """The adjoint of gather_rows: takes what it gives, and returns this rank's own rows, each the sum over all ranks.
+
+    Arguments and errors are those of gather_rows. All ranks must call.
+    """
+    lon = -1 if lon_dim is None else lon_dim % g.dim()
+    return torch.ops.graticule.fold_rows(
+        g,
+        list(offsets),
+        list(begins),
+        list(ends),
+        boundary,
+        dim % g.dim(),
+        lon,
+        row_on_pole,
+        flip_sign,
+        Domain.of(domain).group_name,
+    )
