@@ -1,4 +1,5 @@
 #include "graticule/halo/exchange.hpp"
+#include "graticule/halo/memory_format.hpp"
 
 #include <ATen/ATen.h>
 
@@ -163,7 +164,7 @@ Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, La
 
 at::Tensor Gather::finish() {
   at::Tensor result = at::empty(with_rows(x_.sizes(), layout_.dim, plan_->result().size()),
-                                x_.options().memory_format(x_.suggest_memory_format()));
+                                x_.options().memory_format(memory_format(x_)));
   const at::Tensor moved_result = result.movedim(layout_.dim, 0);
   const at::Tensor moved_x = x_.movedim(layout_.dim, 0);
   for (const Segment& segment : plan_->local) {
@@ -194,8 +195,9 @@ Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout
 }
 
 at::Tensor Fold::finish() {
-  at::Tensor result = at::zeros(with_rows(g_.sizes(), layout_.dim, plan_->owned().size()),
-                                g_.options().memory_format(g_.suggest_memory_format()));
+  at::Tensor result = at::empty(with_rows(g_.sizes(), layout_.dim, plan_->owned().size()),
+                                g_.options().memory_format(memory_format(g_)));
+  result.zero_();
   const at::Tensor moved_result = result.movedim(layout_.dim, 0);
   const at::Tensor moved_g = g_.movedim(layout_.dim, 0);
   for (const Segment& segment : plan_->local) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "graticule/comm/collectives.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/row_exchange.hpp"
 #include "graticule/rows/partition.hpp"
 
@@ -37,7 +38,7 @@ void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type,
 at::Tensor shard_tensor(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
   dim = at::maybe_wrap_dim(dim, x.dim());
   const rows::Interval own = rows::Partition::balanced(x.size(dim), domain.size()).interval(domain.rank());
-  return x.narrow(dim, own.begin, own.size()).contiguous(x.suggest_memory_format());
+  return x.narrow(dim, own.begin, own.size()).contiguous(halo::memory_format(x));
 }
 
 at::Tensor gather_tensor(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "graticule/halo/exchange.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/halo/plans.hpp"
 
 namespace graticule::ops {
@@ -74,9 +75,20 @@ int64_t positions_per_row(at::IntArrayRef sizes, int64_t dim) {
   return positions;
 }
 
-at::MemoryFormat format_of(const at::Tensor& x, const at::Tensor& weight) {
-  const at::MemoryFormat format = x.suggest_memory_format();
-  return format == at::MemoryFormat::Contiguous ? weight.suggest_memory_format() : format;
+// ATen's three-dimensional transposed convolution falls back on a contiguous kernel where output padding reaches the
+// stride; along the cut the local call has no output padding, and would not.
+bool falls_back_on_contiguous(const at::Tensor& x, const ConvolutionOptions& options) {
+  if (!options.transposed || x.dim() != 5) return false;
+  for (size_t i = 0; i < options.stride.size(); ++i) {
+    if (options.output_padding[i] >= options.stride[i]) return true;
+  }
+  return false;
+}
+
+at::MemoryFormat format_of(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options) {
+  if (falls_back_on_contiguous(x, options)) return at::MemoryFormat::Contiguous;
+  const at::MemoryFormat format = halo::memory_format(x);
+  return format == at::MemoryFormat::Contiguous ? halo::memory_format(weight) : format;
 }
 
 at::Tensor gather(const at::Tensor& t, const Partition& partition, const std::vector<Interval>& wanted,
@@ -89,7 +101,7 @@ at::Tensor gather(const at::Tensor& t, const Partition& partition, const std::ve
 // Rows `own` of a tensor that holds rows from `begin` on, in memory of their own where that is not all of them.
 at::Tensor crop(const at::Tensor& t, int64_t dim, int64_t begin, Interval own) {
   if (begin == own.begin && t.size(dim) == own.size()) return t;
-  return t.narrow(dim, own.begin - begin, own.size()).contiguous(t.suggest_memory_format());
+  return t.narrow(dim, own.begin - begin, own.size()).contiguous(halo::memory_format(t));
 }
 
 // This rank's rows of x among `count` rows from `begin` on, zeros elsewhere.
@@ -97,7 +109,7 @@ at::Tensor embed(const at::Tensor& x, int64_t dim, Interval own, int64_t begin, 
   if (begin == own.begin && count == own.size()) return x;
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes[dim] = count;
-  at::Tensor result = at::zeros(sizes, x.options().memory_format(x.suggest_memory_format()));
+  at::Tensor result = at::empty(sizes, x.options().memory_format(halo::memory_format(x))).zero_();
   result.narrow(dim, own.begin - begin, own.size()).copy_(x);
   return result;
 }
@@ -123,7 +135,7 @@ rows::Stencil stencil(const ConvolutionOptions& options, const at::Tensor& weigh
 at::Tensor convolution_shape(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
                              const Placement& placement, int rank) {
   const auto sizes = output_sizes(x, weight, options, placement.dim, placement.output.interval(rank).size());
-  return at::empty(sizes, x.options().memory_format(format_of(x, weight)));
+  return at::empty(sizes, x.options().memory_format(format_of(x, weight, options)));
 }
 
 at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -140,7 +152,8 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std:
   const at::Tensor y = local_convolution(window, weight, bias, without_padding(options, dim));
   const int64_t first = options.transposed ? rows::fine_rows(s, wanted[domain.rank()]).begin
                                            : computed[domain.rank()].begin;
-  return crop(y, dim, first, own);
+  const at::Tensor result = crop(y, dim, first, own);
+  return falls_back_on_contiguous(x, options) ? result.contiguous() : result;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(const at::Tensor& grad, const at::Tensor& x,

@@ -8,6 +8,7 @@
 #include "graticule/comm/collectives.hpp"
 #include "graticule/comm/domain.hpp"
 #include "graticule/comm/exchange.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "ops/autograd_support.hpp"
 #include "ops/cut_checks.hpp"
 
@@ -108,7 +109,7 @@ Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias,
   if (bias.has_value() && bias->defined()) shift = shift + bias->to(at::kDouble).unsqueeze(0);
   const at::ScalarType type = wide(x);
   const at::Tensor y = at::addcmul(per_channel(shift.to(type), x), x.to(type), per_channel(scale.to(type), x));
-  return {y.to(x.scalar_type()).contiguous(x.suggest_memory_format()), mean, rstd};
+  return {y.to(x.scalar_type()).contiguous(halo::memory_format(x)), mean, rstd};
 }
 
 Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
@@ -143,7 +144,7 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
   at::Tensor grad_x = g * per_channel((channel_rstd * factor).to(type), x);
   grad_x.addcmul_(input, per_channel(to_channels(slope, x.size(1)).to(type), x));
   grad_x.add_(per_channel(to_channels(offset, x.size(1)).to(type), x));
-  std::get<0>(result) = grad_x.to(x.scalar_type()).contiguous(x.suggest_memory_format());
+  std::get<0>(result) = grad_x.to(x.scalar_type()).contiguous(halo::memory_format(x));
   return result;
 }
 
@@ -183,7 +184,7 @@ Three backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Ten
 Three forward_meta(const at::Tensor& x, const Optional&, const Optional&, int64_t num_groups, double, at::IntArrayRef,
                    int64_t, c10::string_view, c10::string_view) {
   const at::Tensor statistics = at::empty({x.size(0), num_groups}, x.options().dtype(at::kDouble));
-  return {at::empty(x.sizes(), x.options().memory_format(x.suggest_memory_format())), statistics,
+  return {at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x))), statistics,
           at::empty_like(statistics)};
 }
 
@@ -194,7 +195,7 @@ Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, c
     const auto type = weight.has_value() ? weight->scalar_type() : x.scalar_type();
     return at::empty({x.size(1)}, x.options().dtype(type));
   };
-  return {wanted[0] ? at::empty(x.sizes(), x.options().memory_format(x.suggest_memory_format())) : at::Tensor(),
+  return {wanted[0] ? at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x))) : at::Tensor(),
           wanted[1] ? parameter() : at::Tensor(), wanted[2] ? parameter() : at::Tensor()};
 }
 

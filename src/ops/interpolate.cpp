@@ -9,6 +9,7 @@
 #include <map>
 
 #include "graticule/comm/domain.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/rows/resampling.hpp"
 #include "ops/cut_checks.hpp"
 
@@ -172,11 +173,11 @@ bool copies_gradient(const at::Tensor& x, const InterpolateArguments& a, const R
   return true;
 }
 
-// The dtype in which autocast would run ATen's own op: asked of ATen, on one element.
-at::ScalarType autocast_type(const at::Tensor& x, const InterpolateArguments& a) {
+// The dtype in which ATen's own op would run here, under autocast or not: asked of ATen, on a few elements.
+at::ScalarType aten_type(const at::Tensor& x, const InterpolateArguments& a) {
   const at::NoGradGuard no_grad;
-  Ints sizes(x.dim(), 1);
-  return aten_interpolate(at::zeros(sizes, x.options()), a, Ints(x.dim() - 2, 1), Scales(x.dim() - 2)).scalar_type();
+  Ints sizes(x.dim(), 2);
+  return aten_interpolate(at::zeros(sizes, x.options()), a, Ints(x.dim() - 2, 3), Scales(x.dim() - 2)).scalar_type();
 }
 
 }  // namespace
@@ -187,18 +188,21 @@ at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const
   check_arguments(x, a, cut, domain);
   const Resolved to = resolve(x, a, cut, domain);
   const rows::Partition output = checked_output(cut, to.size[cut.dim - 2], domain);
-  at::ScalarType type = x.scalar_type();
-  if (at::autocast::is_autocast_enabled(x.device().type())) type = autocast_type(x, a);
+  // Asks ATen too whether it knows this mode in this dtype: where it does not, there is no uncut answer.
+  const at::ScalarType type = aten_type(x, a);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   // Two passes round twice; in a half type that would be one rounding too many.
   const at::Tensor input = x.to(at::isReducedFloatingType(type) ? at::kFloat : type);
-  const auto format = x.suggest_memory_format();
+  const auto format = halo::memory_format(x);
   const bool channels_last = format != at::MemoryFormat::Contiguous;
   const bool fewer_rows = to.size[cut.dim - 2] < cut.in_offsets.back();
   at::Tensor result =
       fewer_rows ? interpolate_across(interpolate_along(input, a, to, cut, channels_last, output), a, to, cut)
                  : interpolate_along(interpolate_across(input, a, to, cut), a, to, cut, channels_last, output);
   if (copies_gradient(x, a, to, cut)) result = input + (result - input).detach();
-  return result.to(type).contiguous(format);
+  // ATen's three-dimensional area pooling gives a contiguous tensor, whatever it is given.
+  const bool loses_format = a.mode == "area" && x.dim() == 5;
+  return result.to(type).contiguous(loses_format ? at::MemoryFormat::Contiguous : format);
 }
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "graticule/comm/domain.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/row_exchange.hpp"
 #include "graticule/rows/boundary.hpp"
 #include "ops/cut_checks.hpp"
@@ -65,14 +66,15 @@ at::Tensor pad_across(const at::Tensor& x, const std::vector<int64_t>& before, c
     any = any || pads[pads.size() - 2] != 0 || pads.back() != 0;
     if (!is_cut) check_padding(before[dim - 2], after[dim - 2], x.size(dim), mode, cut);
   }
-  if (!any) return x;
+  // ATen's circular padding gives a contiguous tensor, whatever it is given.
+  if (!any) return mode == "circular" ? x.contiguous() : x;
   if (mode == "zeros") return at::constant_pad_nd(x, pads, 0);
   if (x.numel() != 0) return at::pad(x, pads, mode);
   at::Tensor result = x;
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     if (dim != cut.dim) result = pad_by_selection(result, dim, before[dim - 2], after[dim - 2], mode);
   }
-  return result;
+  return result.contiguous(mode == "circular" ? at::MemoryFormat::Contiguous : halo::memory_format(x));
 }
 
 }  // namespace graticule::ops

@@ -8,6 +8,7 @@
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/exchange.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/halo/plans.hpp"
 #include "ops/resampling_plan.hpp"
 
@@ -44,7 +45,7 @@ at::Tensor gather(const at::Tensor& t, const std::vector<int64_t>& offsets, cons
 at::Tensor empty_rows(const at::Tensor& like, int64_t dim, int64_t count) {
   std::vector<int64_t> sizes = like.sizes().vec();
   sizes[dim] = count;
-  return at::zeros(sizes, like.options().memory_format(like.suggest_memory_format()));
+  return at::empty(sizes, like.options().memory_format(halo::memory_format(like))).zero_();
 }
 
 // The pairs of an output row and an input row that tap number `tap` of the output rows `outputs` makes, as far as the

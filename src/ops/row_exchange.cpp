@@ -9,6 +9,7 @@
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/exchange.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/halo/plans.hpp"
 
 namespace graticule::ops {
@@ -45,7 +46,7 @@ at::Tensor shaped(const at::Tensor& t, const RowExchange& e, int64_t count) {
   TORCH_CHECK(e.dim >= 0 && e.dim < t.dim(), "gather_rows: dimension ", e.dim, " is not one of ", t.dim());
   std::vector<int64_t> sizes = t.sizes().vec();
   sizes[e.dim] = count;
-  return at::empty(sizes, t.options().memory_format(t.suggest_memory_format()));
+  return at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
 }
 
 #define GRATICULE_EXCHANGE_ARGUMENTS                                                                               \

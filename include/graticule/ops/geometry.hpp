@@ -19,7 +19,7 @@ struct ConvolutionOptions {
   std::vector<int64_t> padding;
   std::vector<int64_t> dilation;
   bool transposed = false;
-  std::vector<int64_t> output_padding;  ///< across the cut dimension only
+  std::vector<int64_t> output_padding;  ///< along the cut the number of output rows says it already
   int64_t groups = 1;
 };
 
