@@ -1,12 +1,14 @@
 # Each target sets up what it needs, in .venv and build/.
 PYTHON ?= python3
 RANKS ?= 2
+# Whether the C++ tests are built; once they are, they stay.
+TESTS ?= $(if $(wildcard build/dev/tests),ON,OFF)
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export CCACHE_SLOPPINESS ?= pch_defines,time_macros,include_file_mtime,include_file_ctime
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help build demo test test-cpp test-python lint format clean
+.PHONY: help build demo test test-cpp test-python gtest lint tidy format clean
 
 help:
 	@echo 'make build   .venv with the Python package, build/ with the C++ library and the program'
@@ -21,8 +23,11 @@ $(VENV)/.ready: requirements.txt
 	$(PIP) install --quiet -r requirements.txt
 	touch $@
 
+# Warnings end the build for developers and in CI, not for users with a compiler that nobody has tried.
+WERROR ?= $(if $(CI),ON,OFF)
+
 build: $(VENV)/.ready
-	$(VENV)/bin/cmake --preset dev $(CMAKE_FLAGS)
+	$(VENV)/bin/cmake --preset dev -DGRATICULE_WARNINGS_AS_ERRORS=$(WERROR) -DGRATICULE_BUILD_TESTS=$(TESTS) $(CMAKE_FLAGS)
 	$(VENV)/bin/cmake --build --preset dev
 	$(VENV)/bin/python tools/link_package.py build/dev $(VENV)
 
@@ -31,11 +36,15 @@ demo: build
 
 test: test-cpp test-python
 
-test-cpp: build
+test-cpp: gtest
+	$(MAKE) build TESTS=ON
 	$(VENV)/bin/ctest --preset dev
 
 test-python: build
 	$(VENV)/bin/python -m pytest tests/python
+
+gtest:
+	tools/get_gtest.sh
 
 lint: build
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.hpp')
@@ -52,4 +61,4 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix python tests/python tools
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build .deps

@@ -1,0 +1,138 @@
+#include "graticule/mpi/mpi.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <map>
+#include <mutex>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <utility>
+
+#include "mpi/mpi_backend.hpp"
+#include "mpi/mpi_error.hpp"
+#include "mpi/mpi_work.hpp"
+
+namespace graticule::mpi {
+namespace {
+
+struct Group {
+  c10::intrusive_ptr<c10d::ProcessGroup> group;
+  c10::intrusive_ptr<MpiBackend> backend;
+};
+
+std::mutex groups_mutex;
+bool initialized_here = false;
+
+std::map<std::string, Group>& groups() {
+  // Never destroyed: at exit MPI may be gone before it.
+  static auto* const all = new std::map<std::string, Group>();
+  return *all;
+}
+
+bool is_initialized() {
+  int flag = 0;
+  GRATICULE_MPI(MPI_Initialized(&flag));
+  return flag != 0;
+}
+
+bool is_finalized() {
+  int flag = 0;
+  GRATICULE_MPI(MPI_Finalized(&flag));
+  return flag != 0;
+}
+
+void check_thread_level() {
+  TORCH_CHECK(is_initialized() && !is_finalized(),
+              "MPI is not running: call MPI_Init_thread or graticule::mpi::initialize first");
+  int level = 0;
+  int main_thread = 0;
+  GRATICULE_MPI(MPI_Query_thread(&level));
+  GRATICULE_MPI(MPI_Is_thread_main(&main_thread));
+  TORCH_CHECK(level >= MPI_THREAD_SERIALIZED || main_thread != 0,
+              "MPI was initialised for its main thread alone (MPI_THREAD_SINGLE or MPI_THREAD_FUNNELED), and this is "
+              "another one: initialise it with MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE");
+}
+
+}  // namespace
+
+void initialize() {
+  if (is_initialized()) return;
+  int level = 0;
+  GRATICULE_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level));
+  initialized_here = true;
+}
+
+void finalize() {
+  if (!is_initialized() || is_finalized()) return;
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(groups_mutex);
+    for (const auto& [name, group] : groups()) names.push_back(name);
+  }
+  for (const std::string& name : names) destroy_group(name);
+  if (initialized_here) GRATICULE_MPI(MPI_Finalize());
+}
+
+std::string create_group(MPI_Comm communicator, const std::string& name) {
+  check_thread_level();
+  MPI_Comm own = MPI_COMM_NULL;
+  int rank = 0;
+  int size = 0;
+  {
+    const std::lock_guard lock(mpi_mutex());
+    GRATICULE_MPI(MPI_Comm_dup(communicator, &own));
+    GRATICULE_MPI(MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN));
+    GRATICULE_MPI(MPI_Comm_rank(own, &rank));
+    GRATICULE_MPI(MPI_Comm_size(own, &size));
+  }
+  auto backend = c10::make_intrusive<MpiBackend>(own, rank, size);
+  auto group = c10::make_intrusive<c10d::ProcessGroup>(rank, size);
+  group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
+                    c10::intrusive_ptr<c10d::Backend>(backend));
+  group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+  group->setGroupName(name);
+  const std::lock_guard lock(groups_mutex);
+  TORCH_CHECK_VALUE(groups().count(name) == 0, "there is a group named ", name, " already");
+  c10d::register_process_group(name, group);
+  groups().emplace(name, Group{std::move(group), std::move(backend)});
+  return name;
+}
+
+comm::Domain create_domain(MPI_Comm communicator, const std::string& name) {
+  return comm::Domain::from_group_name(create_group(communicator, name));
+}
+
+void destroy_group(const std::string& name) {
+  Group group;
+  {
+    const std::lock_guard lock(groups_mutex);
+    const auto found = groups().find(name);
+    if (found == groups().end()) return;
+    group = found->second;
+    groups().erase(found);
+  }
+  c10d::unregister_process_group(name);
+  group.backend->release();
+}
+
+TORCH_LIBRARY(graticule_mpi, m) {
+  m.def("initialize() -> ()", []() { initialize(); });
+  m.def("finalize() -> ()", []() { finalize(); });
+  m.def("create_world_group(str name) -> str", [](c10::string_view name) {
+    initialize();
+    return create_group(MPI_COMM_WORLD, std::string(name));
+  });
+  m.def("create_split_group(str name, int color, int key) -> str",
+        [](c10::string_view name, int64_t color, int64_t key) {
+          initialize();
+          MPI_Comm part = MPI_COMM_NULL;
+          GRATICULE_MPI(MPI_Comm_split(MPI_COMM_WORLD, static_cast<int>(color), static_cast<int>(key), &part));
+          std::string made = create_group(part, std::string(name));
+          GRATICULE_MPI(MPI_Comm_free(&part));
+          return made;
+        });
+  m.def("destroy_group(str name) -> ()", [](c10::string_view name) { destroy_group(std::string(name)); });
+}
+
+}  // namespace graticule::mpi

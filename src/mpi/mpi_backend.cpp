@@ -1,0 +1,143 @@
+#include "mpi/mpi_backend.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "mpi/mpi_error.hpp"
+#include "mpi/mpi_work.hpp"
+
+namespace graticule::mpi {
+namespace {
+
+using c10d::Work;
+
+void check_tensor(const at::Tensor& t) {
+  TORCH_CHECK(t.device().is_cpu(), "MPI carries CPU tensors only, got one on ", t.device());
+  TORCH_CHECK(t.is_contiguous(), "MPI carries contiguous tensors only");
+}
+
+MPI_Datatype type_of(const at::Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kInt:
+      return MPI_INT32_T;
+    case at::kLong:
+      return MPI_INT64_T;
+    case at::kByte:
+      return MPI_UINT8_T;
+    default:
+      TORCH_CHECK(false, "MPI cannot add ", t.scalar_type());
+  }
+}
+
+}  // namespace
+
+MpiBackend::MpiBackend(MPI_Comm communicator, int rank, int size, int64_t most_bytes)
+    : Backend(rank, size), communicator_(communicator), most_bytes_(most_bytes) {}
+
+// The communicator of a group that nobody destroyed stays: freeing is collective, and ends do not come together.
+MpiBackend::~MpiBackend() = default;
+
+// Calls start(bytes, count in units, request) for each piece, in order.
+template <typename Start>
+std::vector<MPI_Request> MpiBackend::in_pieces(const at::Tensor& t, int64_t unit_bytes, const Start& start) const {
+  std::vector<MPI_Request> requests;
+  auto* bytes = static_cast<char*>(t.mutable_data_ptr());
+  const int64_t units = static_cast<int64_t>(t.nbytes()) / unit_bytes;
+  const int64_t most = most_bytes_ / unit_bytes;
+  const std::lock_guard lock(mpi_mutex());
+  int64_t done = 0;
+  do {
+    const int64_t count = std::min(most, units - done);
+    MPI_Request request = MPI_REQUEST_NULL;
+    start(bytes + done * unit_bytes, static_cast<int>(count), &request);
+    requests.push_back(request);
+    done += count;
+  } while (done < units);
+  return requests;
+}
+
+void MpiBackend::release() {
+  const std::lock_guard lock(mpi_mutex());
+  if (communicator_ != MPI_COMM_NULL) GRATICULE_MPI(MPI_Comm_free(&communicator_));
+}
+
+c10::intrusive_ptr<Work> MpiBackend::send(std::vector<at::Tensor>& tensors, int to, int tag) {
+  const at::Tensor& t = tensors.at(0);
+  check_tensor(t);
+  auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
+    GRATICULE_MPI(MPI_Isend(bytes, count, MPI_BYTE, to, tag, communicator_, request));
+  });
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+}
+
+c10::intrusive_ptr<Work> MpiBackend::recv(std::vector<at::Tensor>& tensors, int from, int tag) {
+  const at::Tensor& t = tensors.at(0);
+  check_tensor(t);
+  auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
+    GRATICULE_MPI(MPI_Irecv(bytes, count, MPI_BYTE, from, tag, communicator_, request));
+  });
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+}
+
+c10::intrusive_ptr<Work> MpiBackend::allgather(std::vector<std::vector<at::Tensor>>& outputs,
+                                               std::vector<at::Tensor>& inputs, const c10d::AllgatherOptions&) {
+  const at::Tensor& input = inputs.at(0);
+  check_tensor(input);
+  std::vector<at::Tensor> pieces;
+  auto requests = in_pieces(input, 1, [&](char* bytes, int count, MPI_Request* request) {
+    pieces.push_back(at::empty({size_, count}, at::kByte));
+    GRATICULE_MPI(MPI_Iallgather(bytes, count, MPI_BYTE, pieces.back().mutable_data_ptr(), count, MPI_BYTE,
+                                 communicator_, request));
+  });
+  const auto unpack = [pieces, targets = outputs.at(0)]() {
+    for (size_t rank = 0; rank < targets.size(); ++rank) {
+      int64_t done = 0;
+      for (const at::Tensor& piece : pieces) {
+        targets[rank].view(-1).view(at::kByte).narrow(0, done, piece.size(1)).copy_(piece[static_cast<int64_t>(rank)]);
+        done += piece.size(1);
+      }
+    }
+  };
+  std::vector<at::Tensor> kept = pieces;
+  kept.push_back(input);
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::move(kept), unpack);
+}
+
+c10::intrusive_ptr<Work> MpiBackend::allreduce(std::vector<at::Tensor>& tensors,
+                                               const c10d::AllreduceOptions& options) {
+  TORCH_CHECK(options.reduceOp == c10d::ReduceOp::SUM, "MPI groups add, and reduce by nothing else");
+  const at::Tensor& t = tensors.at(0);
+  check_tensor(t);
+  const MPI_Datatype type = type_of(t);
+  auto requests =
+      in_pieces(t, static_cast<int64_t>(t.element_size()), [&](char* bytes, int count, MPI_Request* request) {
+        GRATICULE_MPI(MPI_Iallreduce(MPI_IN_PLACE, bytes, count, type, MPI_SUM, communicator_, request));
+      });
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+}
+
+c10::intrusive_ptr<Work> MpiBackend::broadcast(std::vector<at::Tensor>& tensors,
+                                               const c10d::BroadcastOptions& options) {
+  const at::Tensor& t = tensors.at(0);
+  check_tensor(t);
+  auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
+    GRATICULE_MPI(MPI_Ibcast(bytes, count, MPI_BYTE, static_cast<int>(options.rootRank), communicator_, request));
+  });
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+}
+
+c10::intrusive_ptr<Work> MpiBackend::barrier(const c10d::BarrierOptions&) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  {
+    const std::lock_guard lock(mpi_mutex());
+    GRATICULE_MPI(MPI_Ibarrier(communicator_, &request));
+  }
+  return c10::make_intrusive<MpiWork>(std::vector<MPI_Request>{request}, std::vector<at::Tensor>{});
+}
+
+}  // namespace graticule::mpi
