@@ -8,6 +8,7 @@
 
 #include "comm/domain_state.hpp"
 #include "comm/message_header.hpp"
+#include "comm/reason.hpp"
 #include "comm/traffic.hpp"
 #include "graticule/comm/exchange.hpp"
 
@@ -46,12 +47,12 @@ std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local
   std::vector<std::vector<at::Tensor>> gathered(1);
   for (int rank = 0; rank < domain.size(); ++rank) gathered[0].push_back(at::zeros_like(buffer));
   std::vector<at::Tensor> inputs{buffer};
-  count_sent(buffer.numel() * (domain.size() - 1));
+  count_sent(local.nbytes() * (domain.size() - 1));
   try {
     const auto work = domain.group()->getBackend(buffer.device().type())->allgather(gathered, inputs);
     work->wait(domain.timeout());
   } catch (const std::exception& error) {
-    fail(domain, c10::str(what, ": gathering over the ranks: ", error.what()));
+    fail(domain, c10::str(what, ": gathering over the ranks: ", reason(error)));
   }
   std::vector<at::Tensor> result;
   for (int rank = 0; rank < domain.size(); ++rank) {
@@ -79,13 +80,17 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
     t.copy_(parts[0]);
     return;
   }
+  // The transport's reduction carries no header: the ranks agree on what they add before.
+  if (t.device().is_cpu()) {
+    all_gather(domain, at::empty({0}, t.options()), c10::str(what, " (a sum of shape ", t.sizes(), ")"));
+  }
   at::Tensor sum = t.contiguous();
   std::vector<at::Tensor> tensors{sum};
   count_sent(t.nbytes());
   try {
     domain.group()->getBackend(t.device().type())->allreduce(tensors)->wait(domain.timeout());
   } catch (const std::exception& error) {
-    fail(domain, c10::str(what, ": adding over the ranks: ", error.what()));
+    fail(domain, c10::str(what, ": adding over the ranks: ", reason(error)));
   }
   if (!sum.is_same(t)) t.copy_(sum);
 }

@@ -9,6 +9,7 @@
 
 #include "comm/domain_state.hpp"
 #include "comm/message_header.hpp"
+#include "comm/reason.hpp"
 #include "comm/traffic.hpp"
 
 namespace graticule::comm {
@@ -24,9 +25,7 @@ constexpr int transport_tag = 0x6772;
   TORCH_CHECK(false, why);
 }
 
-std::string where(const Domain& domain) {
-  return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")");
-}
+std::string where(const Domain& domain) { return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")"); }
 
 void check_header(const Domain& domain, const Message& message, const MessageTag& tag, uint64_t sequence,
                   const std::string& what) {
@@ -41,9 +40,9 @@ void check_header(const Domain& domain, const Message& message, const MessageTag
                           ": the ranks disagree about the shapes", where(domain)));
   }
   if (header.tag != tag.hash || header.sequence != sequence) {
-    fail(domain, c10::str(what, ": rank ", message.peer, " sent a message of another layer, shape or dtype (its number ",
-                          header.sequence, ", here ", sequence, "): the ranks do not make the same calls",
-                          where(domain)));
+    fail(domain,
+         c10::str(what, ": rank ", message.peer, " sent a message of another layer, shape or dtype (its number ",
+                  header.sequence, ", here ", sequence, "): the ranks do not make the same calls", where(domain)));
   }
 }
 
@@ -120,7 +119,7 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
       pending.works_.push_back(backend->endCoalescing());
     }
   } catch (const std::exception& error) {
-    fail(domain, c10::str(pending.what_, ": ", error.what(), where(domain)));
+    fail(domain, c10::str(pending.what_, ": ", reason(error), where(domain)));
   }
   pending.sends_ = std::move(sends);
   pending.receives_ = std::move(receives);
@@ -143,12 +142,11 @@ void PendingExchange::wait() {
   } catch (const std::exception& error) {
     check_alive(domain);
     const auto peer_of = [&](size_t i) {
-      return i < receives_.size() ? c10::str("waiting for rank ", receives_[i].peer)
-                                  : i - receives_.size() < sends_.size()
-                                        ? c10::str("sending to rank ", sends_[i - receives_.size()].peer)
-                                        : std::string("exchanging");
+      return i < receives_.size()                   ? c10::str("waiting for rank ", receives_[i].peer)
+             : i - receives_.size() < sends_.size() ? c10::str("sending to rank ", sends_[i - receives_.size()].peer)
+                                                    : std::string("exchanging");
     };
-    fail(domain, c10::str(what_, ": ", peer_of(done), ": ", error.what(), where(domain)));
+    fail(domain, c10::str(what_, ": ", peer_of(done), ": ", reason(error), where(domain)));
   }
   works_.clear();
 }

@@ -21,18 +21,24 @@ std::shared_ptr<Mailbox> Mailbox::of_world(const std::string& world, int size) {
 void Mailbox::put(const Address& address, at::Tensor message) {
   {
     const std::lock_guard lock(mutex_);
-    messages_[address].push_back(std::move(message));
+    Queue& queue = queues_[address];
+    queue.messages.emplace(queue.put++, std::move(message));
   }
   arrived_.notify_all();
 }
 
-at::Tensor Mailbox::take(const Address& address, std::chrono::milliseconds timeout) {
+uint64_t Mailbox::claim(const Address& address) {
+  const std::lock_guard lock(mutex_);
+  return queues_[address].claimed++;
+}
+
+at::Tensor Mailbox::take(const Address& address, uint64_t number, std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
-  auto& queue = messages_[address];
-  const bool came = arrived_.wait_for(lock, timeout, [&queue] { return !queue.empty(); });
+  auto& messages = queues_[address].messages;
+  const bool came = arrived_.wait_for(lock, timeout, [&] { return messages.count(number) != 0; });
   TORCH_CHECK(came, "no message from rank ", std::get<0>(address), " within ", timeout.count(), " ms");
-  at::Tensor message = std::move(queue.front());
-  queue.pop_front();
+  at::Tensor message = std::move(messages.at(number));
+  messages.erase(number);
   return message;
 }
 

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,13 +24,21 @@ class Mailbox {
   static std::shared_ptr<Mailbox> of_world(const std::string& world, int size);
 
   void put(const Address& address, at::Tensor message);
-  /// The next message. Throws c10::Error after `timeout`.
-  at::Tensor take(const Address& address, std::chrono::milliseconds timeout);
+  /// The number of the next message that nobody has claimed: receives may be waited for in any order.
+  uint64_t claim(const Address& address);
+  /// The message of that number. Throws c10::Error after `timeout`.
+  at::Tensor take(const Address& address, uint64_t number, std::chrono::milliseconds timeout);
 
  private:
+  struct Queue {
+    std::map<uint64_t, at::Tensor> messages;
+    uint64_t put = 0;
+    uint64_t claimed = 0;
+  };
+
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::map<Address, std::deque<at::Tensor>> messages_;
+  std::map<Address, Queue> queues_;
 };
 
 }  // namespace graticule::comm

@@ -60,20 +60,21 @@ class ThreadBackend : public c10d::Backend {
   }
 
   c10::intrusive_ptr<Work> recv(std::vector<at::Tensor>& tensors, int from, int tag) override {
-    return work([this, target = tensors.at(0), from, tag](std::chrono::milliseconds timeout) mutable {
-      deliver(mailbox_->take({from, rank_, tag}, timeout), target, from);
+    return work([next = claim(from, tag), target = tensors.at(0), from](std::chrono::milliseconds timeout) mutable {
+      deliver(next(timeout), target, from);
     });
   }
 
   c10::intrusive_ptr<Work> allgather(std::vector<std::vector<at::Tensor>>& outputs, std::vector<at::Tensor>& inputs,
                                      const c10d::AllgatherOptions&) override {
     post_to_all(inputs.at(0));
-    return work([this, targets = outputs.at(0), own = inputs.at(0)](std::chrono::milliseconds timeout) mutable {
-      for (int rank = 0; rank < size_; ++rank) {
-        if (rank == rank_) {
-          targets.at(rank).copy_(own);
+    return work([rank = rank_, parts = claim_from_all(), targets = outputs.at(0),
+                 own = inputs.at(0)](std::chrono::milliseconds timeout) mutable {
+      for (int source = 0; source < static_cast<int>(parts.size()); ++source) {
+        if (source == rank) {
+          targets.at(source).copy_(own);
         } else {
-          deliver(mailbox_->take({rank, rank_, collective_tag}, timeout), targets.at(rank), rank);
+          deliver(parts[source](timeout), targets.at(source), source);
         }
       }
     });
@@ -82,15 +83,16 @@ class ThreadBackend : public c10d::Backend {
   c10::intrusive_ptr<Work> allreduce(std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions& options) override {
     TORCH_CHECK(options.reduceOp == c10d::ReduceOp::SUM, "threads as ranks add, and reduce by nothing else");
     post_to_all(tensors.at(0));
-    return work([this, target = tensors.at(0)](std::chrono::milliseconds timeout) mutable {
-      const at::Tensor own = target.clone();
-      at::Tensor part = at::empty_like(own);
-      for (int rank = 0; rank < size_; ++rank) {
-        if (rank != rank_) deliver(mailbox_->take({rank, rank_, collective_tag}, timeout), part, rank);
-        const at::Tensor& next = rank == rank_ ? own : part;
-        rank == 0 ? target.copy_(next) : target.add_(next);
-      }
-    });
+    return work(
+        [rank = rank_, parts = claim_from_all(), target = tensors.at(0)](std::chrono::milliseconds timeout) mutable {
+          const at::Tensor own = target.clone();
+          at::Tensor part = at::empty_like(own);
+          for (int source = 0; source < static_cast<int>(parts.size()); ++source) {
+            if (source != rank) deliver(parts[source](timeout), part, source);
+            const at::Tensor& next = source == rank ? own : part;
+            source == 0 ? target.copy_(next) : target.add_(next);
+          }
+        });
   }
 
   c10::intrusive_ptr<Work> broadcast(std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) override {
@@ -99,9 +101,8 @@ class ThreadBackend : public c10d::Backend {
       post_to_all(tensors.at(0));
       return work(nullptr);
     }
-    return work([this, target = tensors.at(0), root](std::chrono::milliseconds timeout) mutable {
-      deliver(mailbox_->take({root, rank_, collective_tag}, timeout), target, root);
-    });
+    return work([next = claim(root, collective_tag), target = tensors.at(0),
+                 root](std::chrono::milliseconds timeout) mutable { deliver(next(timeout), target, root); });
   }
 
   c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions&) override {
@@ -113,6 +114,25 @@ class ThreadBackend : public c10d::Backend {
 
  private:
   static constexpr int64_t collective_tag = -1;
+
+  using Incoming = std::function<at::Tensor(std::chrono::milliseconds)>;
+
+  // A place in the queue of what comes from `from`, taken now, and how to wait for it.
+  Incoming claim(int from, int64_t tag) {
+    const Mailbox::Address address{from, rank_, tag};
+    return [mailbox = mailbox_, address, number = mailbox_->claim(address)](std::chrono::milliseconds timeout) {
+      return mailbox->take(address, number, timeout);
+    };
+  }
+
+  // One place for each rank; the own one stays empty.
+  std::vector<Incoming> claim_from_all() {
+    std::vector<Incoming> result(size_);
+    for (int rank = 0; rank < size_; ++rank) {
+      if (rank != rank_) result[rank] = claim(rank, collective_tag);
+    }
+    return result;
+  }
 
   void post_to_all(const at::Tensor& message) {
     const at::Tensor copy = message.detach().contiguous().clone();
@@ -137,14 +157,14 @@ std::string create_thread_group(const std::string& world, int rank, int size) {
   TORCH_CHECK_VALUE(size >= 1 && rank >= 0 && rank < size, "a thread group needs a rank in [0, ", size, "), got ",
                     rank);
   const std::string name = c10::str("graticule_threads:", world, ":", rank);
+  const std::lock_guard lock(groups_mutex);
+  TORCH_CHECK_VALUE(groups().count(name) == 0, "the thread group ", name, " exists already");
   auto group = c10::make_intrusive<c10d::ProcessGroup>(rank, size);
   const auto backend = c10::make_intrusive<ThreadBackend>(world, rank, size);
   group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
                     c10::intrusive_ptr<c10d::Backend>(backend));
   group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
   group->setGroupName(name);
-  const std::lock_guard lock(groups_mutex);
-  TORCH_CHECK_VALUE(groups().count(name) == 0, "the thread group ", name, " exists already");
   c10d::register_process_group(name, group);
   groups().emplace(name, std::move(group));
   return name;
