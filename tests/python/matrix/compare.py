@@ -67,7 +67,9 @@ def _output_cut(subject: Subject, y: Tensor, ranks: int) -> list[int]:
     return balanced(y.shape[subject.dim - len(subject.shape)], ranks)
 
 
-def _cut_answer(subject: Subject, x: Tensor, gradients: list[Tensor] | None, case: Case, module: nn.Module) -> list[Answer]:
+def _cut_answer(
+    subject: Subject, x: Tensor, gradients: list[Tensor] | None, case: Case, module: nn.Module
+) -> list[Answer]:
     ranks = case["ranks"]
     offsets = balanced(x.shape[subject.dim], ranks)
 
