@@ -1,10 +1,11 @@
 #include "graticule/halo/exchange.hpp"
-#include "graticule/halo/memory_format.hpp"
 
 #include <ATen/ATen.h>
 
 #include <functional>
 #include <utility>
+
+#include "graticule/halo/memory_format.hpp"
 
 namespace graticule::halo {
 namespace {
@@ -28,20 +29,24 @@ std::vector<int64_t> message_shape(at::IntArrayRef sizes, int64_t dim, int64_t c
   return result;
 }
 
+bool has_pole(const ExchangePlan& plan) {
+  return plan.boundary == rows::Boundary::pole_on_row || plan.boundary == rows::Boundary::pole_between;
+}
+
 void check(const at::Tensor& t, const Layout& layout, int64_t expected_rows, const ExchangePlan& plan,
            const comm::Domain& domain, const std::string& what) {
   TORCH_CHECK(layout.dim >= 0 && layout.dim < t.dim(), what, ": the cut dimension ", layout.dim,
               " is not one of a tensor of ", t.dim(), " dimensions (rank ", domain.rank(), ")");
   TORCH_CHECK(plan.partition.ranks() == domain.size(), what, ": the rows are cut over ", plan.partition.ranks(),
               " ranks, the domain has ", domain.size(), " (rank ", domain.rank(), ")");
-  const bool pole = plan.boundary == rows::Boundary::pole_on_row || plan.boundary == rows::Boundary::pole_between;
-  if (pole) {
+  if (has_pole(plan)) {
     TORCH_CHECK(layout.lon_dim >= 0 && layout.lon_dim < t.dim() && layout.lon_dim != layout.dim, what,
                 ": a pole boundary needs the dimension of the longitudes, got ", layout.lon_dim, " (rank ",
                 domain.rank(), ")");
-    TORCH_CHECK(t.size(layout.lon_dim) % 2 == 0, what,
-                ": a pole boundary needs an even number of longitudes, since half the circle lies across the pole, got ",
-                t.size(layout.lon_dim), " (rank ", domain.rank(), ")");
+    TORCH_CHECK(
+        t.size(layout.lon_dim) % 2 == 0, what,
+        ": a pole boundary needs an even number of longitudes, since half the circle lies across the pole, got ",
+        t.size(layout.lon_dim), " (rank ", domain.rank(), ")");
   }
   if (t.size(layout.dim) != expected_rows) {
     const std::string message = c10::str(what, ": expected ", expected_rows, " rows in dimension ", layout.dim,
@@ -56,8 +61,16 @@ comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, cons
   size_t hash = std::hash<std::string>{}(what);
   const auto mix = [&hash](int64_t word) { hash = (hash ^ static_cast<size_t>(word)) * 1099511628211ULL + 1; };
   mix(static_cast<int64_t>(t.scalar_type()));
-  mix(plan.partition.rows());
+  for (const int64_t offset : plan.partition.offsets()) mix(offset);
+  for (const rows::Interval& wanted : plan.wanted) {
+    mix(wanted.begin);
+    mix(wanted.end);
+  }
   mix(static_cast<int64_t>(plan.boundary));
+  if (has_pole(plan)) {
+    mix(layout.lon_dim);
+    mix(static_cast<int64_t>(layout.flip_sign));
+  }
   mix(t.dim());
   mix(layout.dim);
   for (int64_t d = 0; d < t.dim(); ++d) {
@@ -150,14 +163,13 @@ void for_each_received(const std::vector<PeerSegments>& peers, const std::vector
 
 }  // namespace
 
-Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout,
-               const comm::Domain& domain, std::string what)
+Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
+               std::string what)
     : plan_(std::move(plan)), layout_(layout), x_(x) {
   check(x, layout, plan_->owned().size(), *plan_, domain, what);
   const at::Tensor moved = x.movedim(layout.dim, 0);
-  Messages messages =
-      make_messages(x, layout.dim, message_tag(x, *plan_, layout, what), plan_->sends, plan_->receives,
-                    [&](const Segment& segment) { return owned_rows(moved, segment, *plan_); });
+  Messages messages = make_messages(x, layout.dim, message_tag(x, *plan_, layout, what), plan_->sends, plan_->receives,
+                                    [&](const Segment& segment) { return owned_rows(moved, segment, *plan_); });
   received_ = std::move(messages.received);
   pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);
 }
