@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +32,11 @@ class RowCuts:
         self.rows = rows
         self._seen: dict[tuple[str, int], list[int]] = {}
 
-    def offsets(self, x: Tensor, dim: int, domain: Domain) -> list[int]:
-        """The cut of x along dim: N + 1 offsets."""
+    def offsets(self, x: Tensor, dim: int, domain: Domain, arguments: Any = "") -> list[int]:
+        """The cut of x along dim: N + 1 offsets. In check mode the ranks compare what `arguments` prints too."""
         if check_mode():
-            facts = f"{x.dim()}-D {x.dtype} cut in dimension {dim}, {[s for d, s in enumerate(x.shape) if d != dim]}"
+            sizes = [s for d, s in enumerate(x.shape) if d != dim]
+            facts = f"{x.dim()}-D {x.dtype} cut in dimension {dim}, {sizes}, {arguments}"
             torch.ops.graticule.check_equal(self.layer, facts, domain.group_name)
             self._seen.clear()
         local = x.shape[dim]

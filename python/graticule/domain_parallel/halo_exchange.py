@@ -33,7 +33,7 @@ class HaloExchange(nn.Module):
         if domain is None or self.halo_width == 0:
             return x
         dim = self.dim % x.dim()
-        offsets = self._cuts.offsets(x, dim, domain)
+        offsets = self._cuts.offsets(x, dim, domain, self.extra_repr())
         begins = [first - self.halo_width for first in offsets[:-1]]
         ends = [last + self.halo_width for last in offsets[1:]]
         return torch.ops.graticule.gather_rows(

@@ -89,7 +89,7 @@ class _Conv(_ConvBase):
             module.padding_mode,
             module.dilation,
             module.groups,
-            self._cuts.offsets(x, dim, domain),
+            self._cuts.offsets(x, dim, domain, self.wrapped),
             [],
             dim,
             domain.group_name,
@@ -115,7 +115,7 @@ class _ConvTranspose(_ConvBase):
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
         spatial = len(module.kernel_size)
         x, batched, dim = self._batched(x, spatial, domain)
-        offsets = self._cuts.offsets(x, dim, domain)
+        offsets = self._cuts.offsets(x, dim, domain, (self.wrapped, *args))
         whole = list(x.shape)
         whole[dim] = offsets[-1]
         # torch's own arithmetic and errors, on a tensor of the whole grid's shape that holds nothing.
@@ -227,7 +227,7 @@ class DomainParallelGroupNorm(BorrowingLayer):
             module.weight,
             module.bias,
             module.eps,
-            self._cuts.offsets(x, dim, domain),
+            self._cuts.offsets(x, dim, domain, self.wrapped),
             dim,
             domain.group_name,
             type(self).__name__,
@@ -268,7 +268,7 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         x, batched, dim = self._batched(x, 2, domain)
         if dim != 2:
             raise self.error(domain, "a tensor (B, C, H, W) cut along H", f"shard_dim {self.shard_dim}")
-        offsets = self._cuts.offsets(x, dim, domain)
+        offsets = self._cuts.offsets(x, dim, domain, (self.wrapped, module.padding))
 
         def convolve(conv: Any, given: Tensor) -> Tensor:
             before, after = conv_padding(conv)
@@ -355,7 +355,7 @@ class DomainParallelInterpolate(nn.Module):
             self.align_corners,
             self.recompute_scale_factor,
             self.antialias,
-            self._cuts.offsets(x, dim, domain),
+            self._cuts.offsets(x, dim, domain, self.extra_repr()),
             [],
             dim,
             domain.group_name,
@@ -363,4 +363,8 @@ class DomainParallelInterpolate(nn.Module):
         )
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"size={self.size}, scale_factor={self.scale_factor}, mode={self.mode}, shard_dim={self.shard_dim}"
+        return (
+            f"size={self.size}, scale_factor={self.scale_factor}, mode={self.mode}, "
+            f"align_corners={self.align_corners}, recompute_scale_factor={self.recompute_scale_factor}, "
+            f"antialias={self.antialias}, shard_dim={self.shard_dim}"
+        )
