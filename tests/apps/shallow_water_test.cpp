@@ -55,10 +55,11 @@ at::Tensor own_rows(const at::Tensor& whole, const ShallowWater& model) {
   return whole.narrow(2, model.first_row(), model.local_rows());
 }
 
-double relative_difference(const at::Tensor& a, const at::Tensor& b) {
-  if (a.numel() == 0) return 0;
-  const at::Tensor difference = (a - b).abs().amax({1, 2, 3});
-  return (difference / b.abs().amax({1, 2, 3})).max().item<double>();
+// The largest difference of own rows from the whole grid's, each field by its largest value on the whole grid.
+double relative_difference(const at::Tensor& own, const at::Tensor& whole, const ShallowWater& model) {
+  if (own.numel() == 0) return 0;
+  const at::Tensor difference = (own - own_rows(whole, model)).abs().amax({1, 2, 3});
+  return (difference / whole.abs().amax({1, 2, 3})).max().item<double>();
 }
 
 double eddy_kinetic_energy(const at::Tensor& fields, const SphereGrid& grid) {
@@ -83,7 +84,7 @@ TEST(ShallowWater, TendencyOfTheHeightKeepsTheMass) {
 
 TEST(ShallowWater, MassStaysOverADayOfTheJet) {
   ShallowWaterOptions options = options_for(45, 90);
-  options.diffusion_time = 6 * 3600;
+  options.diffusion_time = 24 * 3600;
   const ShallowWater model(options, std::nullopt);
   const at::Tensor start = unstable_jet(options.grid, 0, 45, {HeightBump{}});
   const double before = model.mean_height(start).item<double>();
@@ -93,7 +94,7 @@ TEST(ShallowWater, MassStaysOverADayOfTheJet) {
 
 TEST(ShallowWater, TheJetIsUnstable) {
   ShallowWaterOptions options = options_for(61, 120);
-  options.diffusion_time = 6 * 3600;
+  options.diffusion_time = 24 * 3600;
   const ShallowWater model(options, std::nullopt);
   const at::Tensor start = unstable_jet(options.grid, 0, 61, {HeightBump{}});
   const at::Tensor second_day = model.advance(start, 2 * seconds_a_day);
@@ -102,7 +103,7 @@ TEST(ShallowWater, TheJetIsUnstable) {
   const double early = eddy_kinetic_energy(second_day, options.grid);
   const double late = eddy_kinetic_energy(sixth_day, options.grid);
   ::testing::Test::RecordProperty("growth", std::to_string(late / early));
-  EXPECT_GT(late, 3 * early);
+  EXPECT_GT(late, 100 * early);
   EXPECT_GT(sixth_day[2].abs().max().item<double>(), 15);
 }
 
@@ -139,8 +140,8 @@ TEST_P(ShallowWaterCut, EqualsTheUncutFlowAfterADay) {
   support::run_ranks(static_cast<int>(cut.offsets.size()) - 1, [&](const comm::Domain& domain) {
     const ShallowWater model(options, domain);
     const at::Tensor own = model.advance(own_rows(start, model), seconds_a_day);
-    EXPECT_LT(relative_difference(own, own_rows(end, model)), 1e-12);
-    EXPECT_LT(relative_difference(model.centred(own), own_rows(centred, model)), 1e-12);
+    EXPECT_LT(relative_difference(own, end, model), 1e-12);
+    EXPECT_LT(relative_difference(model.centred(own), centred, model), 1e-12);
     EXPECT_TRUE(at::allclose(model.mean_height(own), whole.mean_height(end), 1e-14));
   });
 }
