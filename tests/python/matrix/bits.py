@@ -53,8 +53,8 @@ def cases() -> Iterator[BitCase]:
     ):
         if dilation * (kernel - 1) >= 48 or (dims == 3 and kernel > 5):
             continue
-        # PyTorch's own backward of a channels_last convolution of kernel 1 and stride > 1 writes beyond its memory where
-        # rows are left over.
+        # PyTorch's own backward of a channels_last convolution of kernel 1 and stride > 1 writes beyond its memory
+        # where rows are left over.
         crashes = kernel == 1 and stride > 1 and not transposed
         for channels_last in (False, True) if dims > 1 and not crashes else (False,):
             for groups in ("one", "some"):

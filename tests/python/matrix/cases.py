@@ -7,9 +7,13 @@ from typing import Any
 
 Case = dict[str, Any]
 
-CUTS = {"ranks": [1, 2, 3, 4, 5, 8], "rows": [1, 2, 3, 5, 8, 13, 19, 37]}
+# Values that stand several times are drawn more often.
+CUTS = {
+    "ranks": [1, 2, 3, 4, 5, 6, 7, 8],
+    "rows": 4 * [1, 2, 3, 5, 8, 13, 19, 37, 64] + [181, 721],
+}
 CALLS = {
-    "dtype": ["float64", "float64", "float32", "bfloat16"],
+    "dtype": ["float64", "float64", "float32", "bfloat16", "float16"],
     "layout": ["contiguous", "channels_last", "strided"],
     "call": ["plain", "eval", "no_grad", "twice", "autocast", "unbatched"],
 }
@@ -17,10 +21,10 @@ CALLS = {
 AXES: dict[str, dict[str, list]] = {
     "conv": {
         "dims": [1, 2, 3],
-        "kernel": [1, 2, 3, 4, 5, 7],
+        "kernel": [1, 2, 3, 4, 5, 7, 15, 32],
         "stride": [1, 2, 3, 4],
         "dilation": [1, 2, 3],
-        "padding": [0, 1, 2, 3, 5, "same", "valid"],
+        "padding": [0, 1, 2, 3, 5, 15, "same", "valid"],
         "padding_mode": ["zeros", "zeros", "reflect", "replicate", "circular"],
         "groups": [1, 2, "depthwise"],
         "bias": [True, False],
@@ -29,10 +33,10 @@ AXES: dict[str, dict[str, list]] = {
     },
     "conv_transpose": {
         "dims": [1, 2, 3],
-        "kernel": [1, 2, 3, 4, 5],
+        "kernel": [1, 2, 3, 4, 5, 16],
         "stride": [1, 2, 3, 4],
         "dilation": [1, 2, 3],
-        "padding": [0, 1, 2, 3],
+        "padding": [0, 1, 2, 3, 7],
         "output_padding": [0, 1, 2, "output_size"],
         "groups": [1, 2, "depthwise"],
         "bias": [True, False],
@@ -47,9 +51,9 @@ AXES: dict[str, dict[str, list]] = {
         **CALLS,
     },
     "periodic_conv": {
-        "kernel": [1, 2, 3, 4, 5],
+        "kernel": [1, 2, 3, 4, 5, 9],
         "padding": [0, 1, 2, 3],
-        "stride": [1, 2],
+        "stride": [1, 2, 3],
         "bias": [True, False],
         **CUTS,
         **CALLS,
@@ -79,7 +83,30 @@ AXES: dict[str, dict[str, list]] = {
     },
 }
 
-COUNTS = {"conv": 2600, "conv_transpose": 1500, "group_norm": 500, "periodic_conv": 600, "interpolate": 1400}
+COUNTS = {"conv": 5000, "conv_transpose": 2500, "group_norm": 800, "periodic_conv": 1200, "interpolate": 2500}
+
+# The patch embeddings of weather models, on every number of ranks.
+LARGE_KERNELS: list[Case] = [
+    {
+        "dims": 2,
+        "kernel": kernel,
+        "stride": stride,
+        "dilation": 1,
+        "padding": padding,
+        "padding_mode": "zeros",
+        "groups": 1,
+        "bias": True,
+        "ranks": ranks,
+        "rows": rows,
+        "dtype": dtype,
+        "layout": "contiguous",
+        "call": "plain",
+    }
+    for kernel, stride, padding in [(32, 2, 15), (32, 1, 15), (32, 4, 14), (16, 2, 7), (8, 2, 3), (4, 2, 1)]
+    for rows in (37, 64, 181)
+    for ranks in range(1, 9)
+    for dtype in ("float64", "float32")
+]
 
 
 def pairs_of(layer: str) -> set[tuple]:
@@ -106,4 +133,4 @@ def cases(layer: str) -> list[Case]:
         best = max(tries, key=lambda case: sum(pair in missing for pair in pairs_in(case))) if missing else tries[0]
         missing.difference_update(pairs_in(best))
         result.append(best)
-    return result
+    return result + (LARGE_KERNELS if layer == "conv" else [])

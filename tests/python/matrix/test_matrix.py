@@ -34,7 +34,8 @@ def test_layer_is_exact(layer, summary):
             wrong.append(f"{case}: {verdict.reason}")
     summary.append(
         f"{layer}: {sum(counts.values())} cases, {counts['exact']} exact, {counts['refused']} refused as the serial "
-        f"layer refuses, {counts['declined']} declined as torch's own answer is wrong, {counts['wrong']} wrong; worst error {worst:.2f} of the bound"
+        f"layer refuses, {counts['declined']} declined as torch's own answer is wrong, {counts['wrong']} wrong; "
+        f"worst error {worst:.2f} of the bound"
     )
     assert not wrong, f"{len(wrong)} wrong, the first: " + "\n".join(wrong[:10])
     # Most of the space is valid: a matrix of refusals would prove nothing.
