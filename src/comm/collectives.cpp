@@ -31,12 +31,12 @@ uint64_t next_sequence(const Domain& domain) {
 
 }  // namespace
 
-std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local, const std::string& what) {
+std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local, const std::string& what,
+                                   Facts facts) {
   check_alive(domain);
-  uint64_t hash = std::hash<std::string>{}(what) ^ static_cast<uint64_t>(local.scalar_type());
-  for (const int64_t size : local.sizes()) hash = hash * 1099511628211ULL + static_cast<uint64_t>(size);
+  facts.add(what).add(static_cast<int64_t>(local.scalar_type())).add(local.sizes().vec());
   const uint64_t sequence = next_sequence(domain);
-  at::Tensor buffer = make_buffer({hash}, local.options(), local.sizes());
+  at::Tensor buffer = make_buffer({facts.hash()}, local.options(), local.sizes());
   payload(buffer, local.scalar_type(), local.sizes()).copy_(local);
   if (has_header(buffer)) {
     MessageHeader& header = header_of(buffer);

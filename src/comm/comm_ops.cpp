@@ -23,8 +23,7 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
         [](c10::string_view world, int64_t rank, int64_t size) {
           return create_thread_group(std::string(world), static_cast<int>(rank), static_cast<int>(size));
         });
-  m.def("destroy_thread_group(str name) -> ()",
-        [](c10::string_view name) { destroy_thread_group(std::string(name)); });
+  m.def("destroy_thread_group(str name) -> ()", [](c10::string_view name) { destroy_thread_group(std::string(name)); });
   m.def("row_offsets(int local_rows, str group, str layer) -> int[]",
         [](int64_t local_rows, c10::string_view group, c10::string_view layer) {
           return gather_sizes(Domain::from_group_name(std::string(group)), local_rows, std::string(layer));

@@ -130,25 +130,23 @@ void PendingExchange::wait() {
   if (!domain_.has_value()) return;
   const Domain domain = *domain_;
   domain_.reset();
-  size_t done = 0;
-  try {
-    for (const auto& work : works_) {
-      if (work) work->wait(domain.timeout());
-      if (done < receives_.size() && has_header(receives_[done].buffer)) {
-        check_header(domain, receives_[done], tags_[done], expected_[done], what_);
-      }
-      ++done;
+  for (size_t i = 0; i < works_.size(); ++i) {
+    try {
+      if (works_[i]) works_[i]->wait(domain.timeout());
+    } catch (const std::exception& error) {
+      fail(domain, c10::str(what_, ": ", work_text(i), ": ", reason(error), where(domain)));
     }
-  } catch (const std::exception& error) {
-    check_alive(domain);
-    const auto peer_of = [&](size_t i) {
-      return i < receives_.size()                   ? c10::str("waiting for rank ", receives_[i].peer)
-             : i - receives_.size() < sends_.size() ? c10::str("sending to rank ", sends_[i - receives_.size()].peer)
-                                                    : std::string("exchanging");
-    };
-    fail(domain, c10::str(what_, ": ", peer_of(done), ": ", reason(error), where(domain)));
+    if (i < receives_.size() && has_header(receives_[i].buffer)) {
+      check_header(domain, receives_[i], tags_[i], expected_[i], what_);
+    }
   }
   works_.clear();
+}
+
+std::string PendingExchange::work_text(size_t i) const {
+  if (i < receives_.size()) return c10::str("waiting for rank ", receives_[i].peer);
+  const size_t sent = i - receives_.size();
+  return sent < sends_.size() ? c10::str("sending to rank ", sends_[sent].peer) : "exchanging";
 }
 
 void poison(const Domain& domain, const std::string& why) {

@@ -57,26 +57,17 @@ void check(const at::Tensor& t, const Layout& layout, int64_t expected_rows, con
 }
 
 comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, const Layout& layout,
-                             const std::string& what) {
-  size_t hash = std::hash<std::string>{}(what);
-  const auto mix = [&hash](int64_t word) { hash = (hash ^ static_cast<size_t>(word)) * 1099511628211ULL + 1; };
-  mix(static_cast<int64_t>(t.scalar_type()));
-  for (const int64_t offset : plan.partition.offsets()) mix(offset);
-  for (const rows::Interval& wanted : plan.wanted) {
-    mix(wanted.begin);
-    mix(wanted.end);
-  }
-  mix(static_cast<int64_t>(plan.boundary));
-  if (has_pole(plan)) {
-    mix(layout.lon_dim);
-    mix(static_cast<int64_t>(layout.flip_sign));
-  }
-  mix(t.dim());
-  mix(layout.dim);
+                             const std::string& what, comm::Facts facts, bool adjoint) {
+  facts.add(what).add(static_cast<int64_t>(adjoint)).add(static_cast<int64_t>(t.scalar_type()));
+  facts.add(plan.partition.offsets());
+  for (const rows::Interval& wanted : plan.wanted) facts.add(wanted.begin).add(wanted.end);
+  facts.add(static_cast<int64_t>(plan.boundary));
+  if (has_pole(plan)) facts.add(layout.lon_dim).add(static_cast<int64_t>(layout.flip_sign));
+  facts.add(t.dim()).add(layout.dim);
   for (int64_t d = 0; d < t.dim(); ++d) {
-    if (d != layout.dim) mix(t.size(d));
+    if (d != layout.dim) facts.add(t.size(d));
   }
-  return comm::MessageTag{hash};
+  return comm::MessageTag{facts.hash()};
 }
 
 // A run of source rows, rows outermost, as the wanted rows that the segment makes of them.
@@ -164,12 +155,13 @@ void for_each_received(const std::vector<PeerSegments>& peers, const std::vector
 }  // namespace
 
 Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
-               std::string what)
+               std::string what, const comm::Facts& facts)
     : plan_(std::move(plan)), layout_(layout), x_(x) {
   check(x, layout, plan_->owned().size(), *plan_, domain, what);
   const at::Tensor moved = x.movedim(layout.dim, 0);
-  Messages messages = make_messages(x, layout.dim, message_tag(x, *plan_, layout, what), plan_->sends, plan_->receives,
-                                    [&](const Segment& segment) { return owned_rows(moved, segment, *plan_); });
+  Messages messages =
+      make_messages(x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends, plan_->receives,
+                    [&](const Segment& segment) { return owned_rows(moved, segment, *plan_); });
   received_ = std::move(messages.received);
   pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);
 }
@@ -195,12 +187,12 @@ at::Tensor Gather::finish() {
 }
 
 Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
-           std::string what)
+           std::string what, const comm::Facts& facts)
     : plan_(std::move(plan)), layout_(layout), g_(g) {
   check(g, layout, plan_->result().size(), *plan_, domain, what);
   const at::Tensor moved = g.movedim(layout.dim, 0);
   Messages messages = make_messages(
-      g, layout.dim, message_tag(g, *plan_, layout, what), plan_->receives, plan_->sends,
+      g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives, plan_->sends,
       [&](const Segment& segment) { return apply_adjoint(segment, wanted_rows(moved, segment, *plan_), layout); });
   received_ = std::move(messages.received);
   pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);

@@ -16,7 +16,8 @@ using rows::Partition;
 using rows::Stencil;
 
 // A strip of few positions makes the local kernel choose another blocking, which changes the last bits. Such a strip is
-// computed with the rows beside it, and those are thrown away. float64 has no bits to keep: there kernels block by size.
+// computed with the rows beside it, and those are thrown away. float64 has no bits to keep: there kernels block by
+// size.
 constexpr int64_t least_positions = 256;
 
 Interval widened(Interval strip, int64_t grid_rows, int64_t positions_per_row) {
@@ -91,11 +92,21 @@ at::MemoryFormat format_of(const at::Tensor& x, const at::Tensor& weight, const 
   return format == at::MemoryFormat::Contiguous ? halo::memory_format(weight) : format;
 }
 
+// What the ranks must agree on beside the rows that travel.
+comm::Facts call_facts(const at::Tensor& weight, const ConvolutionOptions& o, const Placement& placement,
+                       const char* direction) {
+  comm::Facts facts;
+  facts.add(direction).add(weight.sizes().vec()).add(o.stride).add(o.padding).add(o.dilation).add(o.output_padding);
+  facts.add(static_cast<int64_t>(o.transposed)).add(o.groups);
+  facts.add(placement.input.offsets()).add(placement.output.offsets());
+  return facts;
+}
+
 at::Tensor gather(const at::Tensor& t, const Partition& partition, const std::vector<Interval>& wanted,
-                  const Placement& placement) {
+                  const Placement& placement, const comm::Facts& facts) {
   const comm::Domain domain = comm::Domain::from_group_name(placement.group);
   auto plan = halo::find_plan(partition, wanted, rows::Boundary::zeros, domain.rank());
-  return halo::Gather(t, std::move(plan), {placement.dim}, domain, placement.layer).finish();
+  return halo::Gather(t, std::move(plan), {placement.dim}, domain, placement.layer, facts).finish();
 }
 
 // Rows `own` of a tensor that holds rows from `begin` on, in memory of their own where that is not all of them.
@@ -147,11 +158,12 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std:
   const std::vector<int64_t> sizes = output_sizes(x, weight, options, dim, own.size());
   const std::vector<Interval> computed = computed_rows(placement.output, x, positions_per_row(sizes, dim));
   const std::vector<Interval> wanted = map_rows(computed, s, options.transposed ? rows::coarse_rows : rows::fine_rows);
-  const at::Tensor window = gather(x, placement.input, wanted, placement);
+  const at::Tensor window =
+      gather(x, placement.input, wanted, placement, call_facts(weight, options, placement, "forward"));
   if (own.empty()) return convolution_shape(x, weight, options, placement, domain.rank());
   const at::Tensor y = local_convolution(window, weight, bias, without_padding(options, dim));
-  const int64_t first = options.transposed ? rows::fine_rows(s, wanted[domain.rank()]).begin
-                                           : computed[domain.rank()].begin;
+  const int64_t first =
+      options.transposed ? rows::fine_rows(s, wanted[domain.rank()]).begin : computed[domain.rank()].begin;
   const at::Tensor result = crop(y, dim, first, own);
   return falls_back_on_contiguous(x, options) ? result.contiguous() : result;
 }
@@ -169,23 +181,23 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(const at::Te
   const Stencil s = stencil(options, weight, dim);
   const comm::Domain domain = comm::Domain::from_group_name(placement.group);
   const Interval own = placement.input.interval(domain.rank());
-  // Both gradients come from whole windows of grad over this rank's rows of x: a pair of an x row and a grad row belongs
-  // to the rank that owns the x row, so no pair is counted twice and none is left out.
+  // Both gradients come from whole windows of grad over this rank's rows of x: a pair of an x row and a grad row
+  // belongs to the rank that owns the x row, so no pair is counted twice and none is left out.
   const std::vector<Interval> computed = computed_rows(placement.input, x, positions_per_row(x.sizes(), dim));
   const std::vector<Interval> needed = map_rows(computed, s, options.transposed ? rows::fine_rows : rows::coarse_rows);
-  const at::Tensor window = gather(grad, placement.output, needed, placement);
+  const at::Tensor window =
+      gather(grad, placement.output, needed, placement, call_facts(weight, options, placement, "backward"));
   if (own.empty()) {
     if (wanted[0]) std::get<0>(result) = at::empty_like(x);
     if (wanted[1]) std::get<1>(result) = at::zeros_like(weight);
     return result;
   }
-  const Interval covered =
-      options.transposed ? computed[domain.rank()] : rows::fine_rows(s, needed[domain.rank()]);
+  const Interval covered = options.transposed ? computed[domain.rank()] : rows::fine_rows(s, needed[domain.rank()]);
   const at::Tensor input = embed(x, dim, own, covered.begin, covered.size());
   const ConvolutionOptions local = without_padding(options, dim);
-  auto [grad_input, grad_weight, grad_bias] = at::convolution_backward(
-      window, input, weight, std::nullopt, local.stride, local.padding, local.dilation, local.transposed,
-      local.output_padding, local.groups, {wanted[0], wanted[1], false});
+  auto [grad_input, grad_weight, grad_bias] =
+      at::convolution_backward(window, input, weight, std::nullopt, local.stride, local.padding, local.dilation,
+                               local.transposed, local.output_padding, local.groups, {wanted[0], wanted[1], false});
   if (wanted[0]) std::get<0>(result) = crop(grad_input, dim, covered.begin, own);
   if (wanted[1]) std::get<1>(result) = grad_weight;
   return result;

@@ -37,12 +37,12 @@ struct Arguments {
 
 at::Tensor call_forward(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                         const Arguments& a) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("graticule::convolution", "")
-                             .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                                               at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef,
-                                               int64_t, at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view,
-                                               c10::string_view)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("graticule::convolution", "")
+          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, at::IntArrayRef,
+                            at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, int64_t, at::IntArrayRef,
+                            at::IntArrayRef, int64_t, c10::string_view, c10::string_view)>();
   return op.call(x, weight, bias, a.stride, a.padding, a.dilation, a.transposed, a.output_padding, a.groups,
                  a.in_offsets, a.out_offsets, a.dim, a.group, a.layer);
 }
@@ -59,9 +59,9 @@ Gradients call_backward(const at::Tensor& grad, const at::Tensor& x, const at::T
                  a.in_offsets, a.out_offsets, a.dim, a.group, a.layer, wanted);
 }
 
-#define GRATICULE_CONVOLUTION_ARGUMENTS                                                                              \
-  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,                        \
-      at::IntArrayRef output_padding, int64_t groups, at::IntArrayRef in_offsets, at::IntArrayRef out_offsets,       \
+#define GRATICULE_CONVOLUTION_ARGUMENTS                                                                        \
+  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,                  \
+      at::IntArrayRef output_padding, int64_t groups, at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, \
       int64_t dim, c10::string_view group, c10::string_view layer
 #define GRATICULE_COLLECT_ARGUMENTS                                                                          \
   Arguments {                                                                                                \
@@ -118,12 +118,11 @@ struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto& data = ctx->saved_data;
-    const Arguments a{data["stride"].toIntVector(),     data["padding"].toIntVector(),
-                      data["dilation"].toIntVector(),   data["transposed"].toBool(),
-                      data["output_padding"].toIntVector(), data["groups"].toInt(),
-                      data["in_offsets"].toIntVector(), data["out_offsets"].toIntVector(),
-                      data["dim"].toInt(),              data["group"].toStringRef(),
-                      data["layer"].toStringRef()};
+    const Arguments a{
+        data["stride"].toIntVector(),     data["padding"].toIntVector(),        data["dilation"].toIntVector(),
+        data["transposed"].toBool(),      data["output_padding"].toIntVector(), data["groups"].toInt(),
+        data["in_offsets"].toIntVector(), data["out_offsets"].toIntVector(),    data["dim"].toInt(),
+        data["group"].toStringRef(),      data["layer"].toStringRef()};
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                                      data["bias"].toBool() && ctx->needs_input_grad(2)};
@@ -159,8 +158,10 @@ at::Tensor forward_autocast(const at::Tensor& x, const at::Tensor& weight, const
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
-      "convolution(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, bool transposed, "
-      "int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, str layer) -> Tensor");
+      "convolution(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, bool "
+      "transposed, "
+      "int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, str layer) -> "
+      "Tensor");
   m.def(
       "convolution_backward(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation, "
       "bool transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "

@@ -79,18 +79,27 @@ at::Tensor local_moments(const at::Tensor& x, const Arguments& a) {
   return at::stack({mean.to(at::kDouble), variance.to(at::kDouble) * static_cast<double>(count)});
 }
 
+// What the ranks must agree on beside the shape of their statistics.
+comm::Facts call_facts(const at::Tensor& x, const Arguments& a, const char* direction) {
+  comm::Facts facts;
+  facts.add(direction).add(static_cast<int64_t>(x.scalar_type())).add(a.num_groups).add(a.eps).add(a.dim);
+  facts.add(a.in_offsets);
+  for (int64_t d = 0; d < x.dim(); ++d) facts.add(d == a.dim ? 0 : x.size(d));
+  return facts;
+}
+
 Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   const rows::Partition partition(a.in_offsets);
   const double total = static_cast<double>(elements(x, a, partition.rows()));
   if (x.size(a.dim) != partition.interval(domain.rank()).size()) {
-    const std::string message =
-        c10::str(a.layer, ": expected ", partition.interval(domain.rank()).size(), " rows in dimension ", a.dim,
-                 ", got ", x.size(a.dim), rank_text(domain));
+    const std::string message = c10::str(a.layer, ": expected ", partition.interval(domain.rank()).size(),
+                                         " rows in dimension ", a.dim, ", got ", x.size(a.dim), rank_text(domain));
     comm::poison(domain, message);
     TORCH_CHECK_VALUE(false, message);
   }
-  const std::vector<at::Tensor> moments = comm::all_gather(domain, local_moments(x, a), a.layer);
+  const std::vector<at::Tensor> moments =
+      comm::all_gather(domain, local_moments(x, a), a.layer, call_facts(x, a, "forward"));
   at::Tensor mean = at::zeros({x.size(0), a.num_groups}, x.options().dtype(at::kDouble));
   for (int rank = 0; rank < domain.size(); ++rank) {
     const double share = static_cast<double>(elements(x, a, partition.interval(rank).size())) / total;
@@ -137,7 +146,8 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
   const at::Tensor local =
       at::stack({to_groups(products * factor, a.num_groups), to_groups(sums * factor, a.num_groups)});
   at::Tensor whole = at::zeros_like(local);
-  for (const at::Tensor& part : comm::all_gather(domain, local, a.layer)) whole.add_(part);
+  for (const at::Tensor& part : comm::all_gather(domain, local, a.layer, call_facts(x, a, "backward")))
+    whole.add_(part);
   const double total = static_cast<double>(elements(x, a, a.in_offsets.back()));
   const at::Tensor slope = (whole[1] * mean - whole[0]) * rstd.pow(3) / total;
   const at::Tensor offset = -slope * mean - whole[1] * rstd / total;
@@ -148,8 +158,9 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
   return result;
 }
 
-#define GRATICULE_NORM_ARGUMENTS                                                                                \
-  int64_t num_groups, double eps, at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, c10::string_view layer
+#define GRATICULE_NORM_ARGUMENTS                                                                   \
+  int64_t num_groups, double eps, at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, \
+      c10::string_view layer
 #define GRATICULE_COLLECT_NORM \
   Arguments { num_groups, eps, in_offsets.vec(), dim, std::string(group), std::string(layer) }
 
@@ -218,16 +229,14 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto& data = ctx->saved_data;
-    const Arguments a{data["num_groups"].toInt(),       data["eps"].toDouble(),
-                      data["in_offsets"].toIntVector(), data["dim"].toInt(),
-                      data["group"].toStringRef(),      data["layer"].toStringRef()};
+    const Arguments a{data["num_groups"].toInt(), data["eps"].toDouble(),      data["in_offsets"].toIntVector(),
+                      data["dim"].toInt(),        data["group"].toStringRef(), data["layer"].toStringRef()};
     const variable_list saved = ctx->get_saved_variables();
     const bool affine = saved[3].defined();
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), affine && ctx->needs_input_grad(1),
                                      affine && ctx->needs_input_grad(2)};
     const Optional weight = affine ? Optional(saved[3]) : std::nullopt;
-    auto [grad_x, grad_weight, grad_bias] =
-        call_backward(grads[0], saved[0], saved[1], saved[2], weight, a, wanted);
+    auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], saved[1], saved[2], weight, a, wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
   }
 };
@@ -290,7 +299,8 @@ at::Tensor group_norm(const at::Tensor& x, int64_t num_groups, const Optional& w
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
-      "group_norm_forward(Tensor x, Tensor? weight, Tensor? bias, int num_groups, float eps, int[] in_offsets, int dim, "
+      "group_norm_forward(Tensor x, Tensor? weight, Tensor? bias, int num_groups, float eps, int[] in_offsets, int "
+      "dim, "
       "str group, str layer) -> (Tensor, Tensor, Tensor)");
   m.def(
       "group_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, int num_groups, float eps, "

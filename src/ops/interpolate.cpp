@@ -20,20 +20,22 @@ using Ints = std::vector<int64_t>;
 using Scales = std::vector<std::optional<double>>;
 
 struct Resolved {
-  Ints size;      // the whole output's, one entry a spatial dimension
-  Scales scale;   // as ATen takes them: only where they are to be used as given
+  Ints size;     // the whole output's, one entry a spatial dimension
+  Scales scale;  // as ATen takes them: only where they are to be used as given
 };
 
 void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
   const std::string who = rank_text(domain);
   const size_t dims = x.dim() - 2;
   static const std::map<std::string, std::vector<int64_t>> dimensions{
-      {"nearest", {3, 4, 5}}, {"nearest-exact", {3, 4, 5}}, {"area", {3, 4, 5}}, {"linear", {3}},
-      {"bilinear", {4}},      {"bicubic", {4}},             {"trilinear", {5}}};
+      {"nearest", {3, 4, 5}}, {"nearest-exact", {3, 4, 5}},
+      {"area", {3, 4, 5}},    {"linear", {3}},
+      {"bilinear", {4}},      {"bicubic", {4}},
+      {"trilinear", {5}}};
   const auto known = dimensions.find(a.mode);
   TORCH_CHECK_VALUE(known != dimensions.end(), cut.layer,
-                    ": expected mode nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area, got ", a.mode,
-                    who);
+                    ": expected mode nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area, got ",
+                    a.mode, who);
   TORCH_CHECK_VALUE(std::count(known->second.begin(), known->second.end(), x.dim()) == 1, cut.layer, ": mode ", a.mode,
                     " takes no tensor of ", x.dim(), " dimensions", who);
   const bool weighted = a.mode != "nearest" && a.mode != "nearest-exact" && a.mode != "area";
@@ -45,8 +47,8 @@ void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const C
                     ": expected one of size and scale_factor, got ", a.size.empty() ? "neither" : "both", who);
   TORCH_CHECK_VALUE(a.size.empty() || a.size.size() == dims, cut.layer, ": expected a size of ", dims, " values, got ",
                     a.size.size(), who);
-  TORCH_CHECK_VALUE(a.scale_factor.empty() || a.scale_factor.size() == dims, cut.layer,
-                    ": expected a scale_factor of ", dims, " values, got ", a.scale_factor.size(), who);
+  TORCH_CHECK_VALUE(a.scale_factor.empty() || a.scale_factor.size() == dims, cut.layer, ": expected a scale_factor of ",
+                    dims, " values, got ", a.scale_factor.size(), who);
   TORCH_CHECK_VALUE(a.size.empty() || !a.recompute_scale_factor.value_or(false), cut.layer,
                     ": recompute_scale_factor goes with scale_factor, got a size", who);
 }
@@ -57,9 +59,8 @@ Resolved resolve(const at::Tensor& x, const InterpolateArguments& a, const Cut& 
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     const size_t i = dim - 2;
     const int64_t input = dim == cut.dim ? cut.in_offsets.back() : x.size(dim);
-    const int64_t output = a.size.empty()
-                               ? static_cast<int64_t>(std::floor(static_cast<double>(input) * a.scale_factor[i]))
-                               : a.size[i];
+    const int64_t output =
+        a.size.empty() ? static_cast<int64_t>(std::floor(static_cast<double>(input) * a.scale_factor[i])) : a.size[i];
     TORCH_CHECK_VALUE(input >= 1 && output >= 1, cut.layer, ": interpolation of ", input, " to ", output,
                       " in dimension ", dim, rank_text(domain));
     // Its forward then mixes up the rows that its backward gets right: there is no uncut answer to be equal to.
@@ -196,9 +197,9 @@ at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const
   const auto format = halo::memory_format(x);
   const bool channels_last = format != at::MemoryFormat::Contiguous;
   const bool fewer_rows = to.size[cut.dim - 2] < cut.in_offsets.back();
-  at::Tensor result =
-      fewer_rows ? interpolate_across(interpolate_along(input, a, to, cut, channels_last, output), a, to, cut)
-                 : interpolate_along(interpolate_across(input, a, to, cut), a, to, cut, channels_last, output);
+  at::Tensor result = fewer_rows
+                          ? interpolate_across(interpolate_along(input, a, to, cut, channels_last, output), a, to, cut)
+                          : interpolate_along(interpolate_across(input, a, to, cut), a, to, cut, channels_last, output);
   if (copies_gradient(x, a, to, cut)) result = input + (result - input).detach();
   // ATen's three-dimensional area pooling gives a contiguous tensor, whatever it is given.
   const bool loses_format = a.mode == "area" && x.dim() == 5;
@@ -214,10 +215,9 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
          std::optional<bool> align_corners, std::optional<bool> recompute_scale_factor, bool antialias,
          at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int64_t dim, c10::string_view group,
          c10::string_view layer) {
-        return interpolate(x,
-                           {size.vec(), scale_factor.vec(), std::string(mode), align_corners, recompute_scale_factor,
-                            antialias},
-                           {in_offsets.vec(), out_offsets.vec(), dim, std::string(group), std::string(layer)});
+        return interpolate(
+            x, {size.vec(), scale_factor.vec(), std::string(mode), align_corners, recompute_scale_factor, antialias},
+            {in_offsets.vec(), out_offsets.vec(), dim, std::string(group), std::string(layer)});
       });
 }
 

@@ -26,8 +26,8 @@ void check_list(const Ints& values, int64_t dims, int64_t least, const char* nam
   }
 }
 
-void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                  int64_t groups, bool transposed, const Cut& cut, const comm::Domain& domain) {
+void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, int64_t groups,
+                  bool transposed, const Cut& cut, const comm::Domain& domain) {
   TORCH_CHECK_VALUE(weight.dim() == x.dim(), cut.layer, ": expected an input of ", weight.dim(),
                     " dimensions (batched), got ", x.dim(), rank_text(domain));
   TORCH_CHECK_VALUE(groups >= 1 && weight.size(0) % groups == 0, cut.layer, ": ", groups,
@@ -36,8 +36,9 @@ void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::opti
   TORCH_CHECK_VALUE(x.size(1) == channels, cut.layer, ": expected an input of ", channels, " channels, got ", x.size(1),
                     rank_text(domain));
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
-  TORCH_CHECK_TYPE(autocast || x.scalar_type() == weight.scalar_type(), cut.layer, ": expected an input of the weight's dtype ",
-                   weight.scalar_type(), ", got ", x.scalar_type(), rank_text(domain));
+  TORCH_CHECK_TYPE(autocast || x.scalar_type() == weight.scalar_type(), cut.layer,
+                   ": expected an input of the weight's dtype ", weight.scalar_type(), ", got ", x.scalar_type(),
+                   rank_text(domain));
   if (bias.has_value() && bias->defined()) {
     const int64_t outputs = transposed ? weight.size(1) * groups : weight.size(0);
     TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == outputs, cut.layer, ": expected a bias of ", outputs,
@@ -210,10 +211,10 @@ at::Tensor periodic_conv_op(const at::Tensor& x, const at::Tensor& weight, const
                             int64_t groups, c10::string_view conv_padding_mode, at::IntArrayRef periodic_padding,
                             at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int64_t dim,
                             c10::string_view group, c10::string_view layer) {
-  return periodic_conv(x, weight, bias,
-                       {stride.vec(), conv_padding.vec(), conv_padding.vec(), std::string(conv_padding_mode),
-                        dilation.vec(), groups},
-                       periodic_padding.vec(), make_cut(in_offsets, out_offsets, dim, group, layer));
+  return periodic_conv(
+      x, weight, bias,
+      {stride.vec(), conv_padding.vec(), conv_padding.vec(), std::string(conv_padding_mode), dilation.vec(), groups},
+      periodic_padding.vec(), make_cut(in_offsets, out_offsets, dim, group, layer));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// graticule::resample_rows and graticule::resample_rows_adjoint: interpolation along the cut dimension as a weighted sum
-// of rows, each op the other's derivative.
+// graticule::resample_rows and graticule::resample_rows_adjoint: interpolation along the cut dimension as a weighted
+// sum of rows, each op the other's derivative.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -37,9 +37,12 @@ struct Arguments {
 };
 
 at::Tensor gather(const at::Tensor& t, const std::vector<int64_t>& offsets, const std::vector<Interval>& wanted,
-                  const Arguments& a, const comm::Domain& domain) {
+                  const Arguments& a, const comm::Domain& domain, const char* direction) {
   auto plan = halo::find_plan(Partition(offsets), wanted, rows::Boundary::none, domain.rank());
-  return halo::Gather(t, std::move(plan), {a.dim, -1, false}, domain, a.layer).finish();
+  comm::Facts facts;
+  facts.add(direction).add(a.mode).add(static_cast<int64_t>(a.align_corners)).add(a.scale.value_or(0.0));
+  facts.add(a.in_offsets).add(a.out_offsets);
+  return halo::Gather(t, std::move(plan), {a.dim, -1, false}, domain, a.layer, facts).finish();
 }
 
 at::Tensor empty_rows(const at::Tensor& like, int64_t dim, int64_t count) {
@@ -90,7 +93,7 @@ void add_weighted(at::Tensor& result, const at::Tensor& source, int64_t dim, con
 at::Tensor resample(const at::Tensor& x, const Arguments& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   const auto plan = a.plan(x);
-  const at::Tensor window = gather(x, a.in_offsets, plan->inputs, a, domain);
+  const at::Tensor window = gather(x, a.in_offsets, plan->inputs, a, domain, "forward");
   const Interval own = Partition(a.out_offsets).interval(domain.rank());
   const Interval inputs = plan->inputs[domain.rank()];
   at::Tensor y = empty_rows(x, a.dim, own.size());
@@ -104,7 +107,7 @@ at::Tensor resample(const at::Tensor& x, const Arguments& a) {
 at::Tensor resample_adjoint(const at::Tensor& g, const Arguments& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   const auto plan = a.plan(g);
-  const at::Tensor window = gather(g, a.out_offsets, plan->outputs, a, domain);
+  const at::Tensor window = gather(g, a.out_offsets, plan->outputs, a, domain, "backward");
   const Interval own = Partition(a.in_offsets).interval(domain.rank());
   const Interval outputs = plan->outputs[domain.rank()];
   at::Tensor result = empty_rows(g, a.dim, own.size());
@@ -115,14 +118,14 @@ at::Tensor resample_adjoint(const at::Tensor& g, const Arguments& a) {
   return result;
 }
 
-#define GRATICULE_RESAMPLE_ARGUMENTS                                                                             \
-  c10::string_view mode, bool align_corners, std::optional<double> scale, bool channels_last,                   \
-      at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int64_t dim, c10::string_view group,             \
+#define GRATICULE_RESAMPLE_ARGUMENTS                                                                \
+  c10::string_view mode, bool align_corners, std::optional<double> scale, bool channels_last,       \
+      at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int64_t dim, c10::string_view group, \
       c10::string_view layer
-#define GRATICULE_COLLECT_RESAMPLE                                                                          \
-  Arguments {                                                                                               \
-    std::string(mode), align_corners, scale, channels_last, in_offsets.vec(), out_offsets.vec(), dim,       \
-        std::string(group), std::string(layer)                                                              \
+#define GRATICULE_COLLECT_RESAMPLE                                                                    \
+  Arguments {                                                                                         \
+    std::string(mode), align_corners, scale, channels_last, in_offsets.vec(), out_offsets.vec(), dim, \
+        std::string(group), std::string(layer)                                                        \
   }
 
 using Schema = at::Tensor(const at::Tensor&, c10::string_view, bool, std::optional<double>, bool, at::IntArrayRef,
@@ -174,10 +177,14 @@ struct ResampleFunction : torch::autograd::Function<ResampleFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto& data = ctx->saved_data;
-    const Arguments a{data["mode"].toStringRef(),       data["align_corners"].toBool(),
-                      data["scale"].toOptional<double>(), data["channels_last"].toBool(),
-                      data["in_offsets"].toIntVector(), data["out_offsets"].toIntVector(),
-                      data["dim"].toInt(),              data["group"].toStringRef(),
+    const Arguments a{data["mode"].toStringRef(),
+                      data["align_corners"].toBool(),
+                      data["scale"].toOptional<double>(),
+                      data["channels_last"].toBool(),
+                      data["in_offsets"].toIntVector(),
+                      data["out_offsets"].toIntVector(),
+                      data["dim"].toInt(),
+                      data["group"].toStringRef(),
                       data["layer"].toStringRef()};
     return {call(grads[0], a, !data["adjoint"].toBool()), Variable(), Variable()};
   }

@@ -27,7 +27,7 @@ std::vector<Taps<double>> nearest_taps(const ResamplingKey& key, int64_t input, 
   sizes[key.dim] = input;
   std::vector<int64_t> shape(key.tensor_dims, 1);
   shape[key.dim] = input;
-  const auto format = !key.channels_last        ? at::MemoryFormat::Contiguous
+  const auto format = !key.channels_last     ? at::MemoryFormat::Contiguous
                       : key.tensor_dims == 4 ? at::MemoryFormat::ChannelsLast
                                              : at::MemoryFormat::ChannelsLast3d;
   const at::Tensor numbers = at::arange(input, options).reshape(shape).expand(sizes).contiguous(format);
@@ -92,15 +92,13 @@ std::vector<Taps<double>> identity_taps(int64_t rows) {
   return result;
 }
 
-ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const Partition& output,
-                         at::Device device) {
+ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const Partition& output, at::Device device) {
   const bool nearest = key.mode == "nearest" || key.mode == "nearest-exact";
   ResamplingPlan plan;
   plan.taps = nearest ? nearest_taps(key, input.rows(), output.rows(), device)
                       : weighted_taps(key, input.rows(), output.rows());
   const bool antialias = key.mode == "linear-antialias" || key.mode == "cubic-antialias";
-  plan.adjoint_taps =
-      nearest && device.is_cpu() ? nearest_adjoint_taps(key, input.rows(), output.rows()) : plan.taps;
+  plan.adjoint_taps = nearest && device.is_cpu() ? nearest_adjoint_taps(key, input.rows(), output.rows()) : plan.taps;
   if (antialias && input.rows() == output.rows()) plan.taps = identity_taps(output.rows());
   for (int rank = 0; rank < input.ranks(); ++rank) {
     Interval inputs;
@@ -124,8 +122,8 @@ std::shared_ptr<const ResamplingPlan> find_resampling_plan(const ResamplingKey& 
                               std::vector<int64_t>, std::vector<int64_t>, std::string>;
   static std::mutex mutex;
   static std::map<CacheKey, std::shared_ptr<const ResamplingPlan>> plans;
-  CacheKey cache_key{key.mode,           key.align_corners, key.scale,        key.channels_last, key.tensor_dims, key.dim,
-                     key.wide,           input.offsets(),   output.offsets(), device.str()};
+  CacheKey cache_key{key.mode, key.align_corners, key.scale,       key.channels_last, key.tensor_dims,
+                     key.dim,  key.wide,          input.offsets(), output.offsets(),  device.str()};
   {
     const std::lock_guard lock(mutex);
     if (const auto found = plans.find(cache_key); found != plans.end()) return found->second;

@@ -49,13 +49,13 @@ at::Tensor shaped(const at::Tensor& t, const RowExchange& e, int64_t count) {
   return at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
 }
 
-#define GRATICULE_EXCHANGE_ARGUMENTS                                                                               \
-  at::IntArrayRef offsets, at::IntArrayRef begins, at::IntArrayRef ends, c10::string_view boundary, int64_t dim,   \
+#define GRATICULE_EXCHANGE_ARGUMENTS                                                                             \
+  at::IntArrayRef offsets, at::IntArrayRef begins, at::IntArrayRef ends, c10::string_view boundary, int64_t dim, \
       int64_t lon_dim, bool row_on_pole, bool flip_sign, c10::string_view group
-#define GRATICULE_COLLECT_EXCHANGE                                                                           \
-  RowExchange {                                                                                              \
-    offsets.vec(), begins.vec(), ends.vec(), std::string(boundary), dim, lon_dim, row_on_pole, flip_sign,    \
-        std::string(group)                                                                                   \
+#define GRATICULE_COLLECT_EXCHANGE                                                                        \
+  RowExchange {                                                                                           \
+    offsets.vec(), begins.vec(), ends.vec(), std::string(boundary), dim, lon_dim, row_on_pole, flip_sign, \
+        std::string(group)                                                                                \
   }
 
 using Schema = at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, c10::string_view,
@@ -143,9 +143,8 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
       "fold_rows(Tensor g, int[] offsets, int[] begins, int[] ends, str boundary, int dim, int lon_dim, "
       "bool row_on_pole, bool flip_sign, str group) -> Tensor");
-  m.def("balanced_offsets(int rows, int ranks) -> int[]", [](int64_t rows, int64_t ranks) {
-    return rows::Partition::balanced(rows, static_cast<int>(ranks)).offsets();
-  });
+  m.def("balanced_offsets(int rows, int ranks) -> int[]",
+        [](int64_t rows, int64_t ranks) { return rows::Partition::balanced(rows, static_cast<int>(ranks)).offsets(); });
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("gather_rows", gather_kernel);

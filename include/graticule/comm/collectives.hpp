@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "graticule/comm/domain.hpp"
+#include "graticule/comm/facts.hpp"
 
 namespace graticule::comm {
 
 /// Every rank's tensor, in rank order. All ranks must call with the same shape and dtype; `what` names the layer.
-/// Throws within the timeout where they differ.
-std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local, const std::string& what);
+/// `facts` tells whatever else the ranks must agree on. Throws within the timeout where they differ.
+std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local, const std::string& what,
+                                   Facts facts = {});
 
 /// The sum over the ranks, in place: in rank order, the same bits on every rank and every run, up to 64 KiB; by the
 /// transport's own reduction above.

@@ -41,6 +41,8 @@ class PendingExchange {
 
  private:
   friend PendingExchange start_exchange(const Domain&, std::vector<Message>, std::vector<Message>, std::string);
+  [[nodiscard]] std::string work_text(size_t i) const;
+
   std::vector<Message> sends_, receives_;
   std::vector<c10::intrusive_ptr<c10d::Work>> works_;
   std::vector<uint64_t> expected_;

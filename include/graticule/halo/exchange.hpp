@@ -9,6 +9,7 @@
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/comm/exchange.hpp"
+#include "graticule/comm/facts.hpp"
 #include "graticule/rows/exchange_plan.hpp"
 
 namespace graticule::halo {
@@ -31,9 +32,10 @@ struct Layout {
 /// peer fails or disagrees.
 class Gather {
  public:
-  /// Checks, posts the messages and returns; x must not change before finish().
+  /// Checks, posts the messages and returns; x must not change before finish(). `facts` tells whatever else the ranks
+  /// must agree on, such as the layer's arguments: a message of other facts is an error at its receiver.
   Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
-         std::string what);
+         std::string what, const comm::Facts& facts = {});
   /// Copies what this rank owns, waits for the rest and returns the result.
   at::Tensor finish();
 
@@ -50,7 +52,7 @@ class Gather {
 class Fold {
  public:
   Fold(const at::Tensor& g, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
-       std::string what);
+       std::string what, const comm::Facts& facts = {});
   at::Tensor finish();
 
  private:
