@@ -4,12 +4,12 @@ import time
 
 import pytest
 import torch
-from support.ranks import balanced, failures, run_ranks
 from torch import nn
 
 from graticule import Domain, PeriodicConv2d, fold_rows, gather_rows
 from graticule.domain_parallel import HaloExchange, convert_to_domain_parallel, layers
 from graticule.domain_parallel.manager import DomainParallelManager
+from support.ranks import balanced, failures, run_ranks
 
 OPS = torch.ops.graticule
 ROWS = balanced(9, 2)
@@ -409,7 +409,7 @@ NORM = {
 }
 RESIZE = {
     "layer": lambda o, d: layers.DomainParallelInterpolate(domain=d, **o),
-    "options": {"size": (11, 6), "mode": "bilinear"},
+    "options": {"size": (30, 6), "mode": "bilinear"},
 }
 
 # Arguments that change what travels: an error on every rank without check mode.
@@ -451,7 +451,7 @@ NAMED_BY_CHECK_MODE = {
     "norm affine": one_rank_differs(NORM, affine=False),
     "resize mode": one_rank_differs(RESIZE, mode="bicubic"),
     "resize corners": one_rank_differs(RESIZE, align_corners=True),
-    "resize size": one_rank_differs(RESIZE, size=(12, 6)),
+    "resize size": one_rank_differs(RESIZE, size=(32, 6)),
     "width": one_rank_differs(CONV, lambda x: x[..., :5]),
     "dtype": one_rank_differs(CONV, lambda x: x.double()),
     "channels": one_rank_differs(CONV, lambda x: x[:, :3]),

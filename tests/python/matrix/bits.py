@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from matrix.layers import CONV, CONV_TRANSPOSE, CUT
 from support.ranks import balanced, run_ranks
-from torch import Tensor
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 

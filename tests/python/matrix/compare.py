@@ -6,10 +6,11 @@ import zlib
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from matrix.cases import Case
 from matrix.layers import Subject, build
 from support.ranks import RanksFailedError, balanced, relative, run_ranks
-from torch import Tensor, nn
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 EPSILON = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}

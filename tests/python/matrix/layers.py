@@ -5,12 +5,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from matrix.cases import Case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graticule import PeriodicConv2d
 from graticule.domain_parallel import layers
+from matrix.cases import Case
 
 CHANNELS = 8
 
@@ -94,7 +94,8 @@ def _conv(case: Case, rng: random.Random) -> Subject:
     elif padding == "same":
         stride = [1] * dims
     if max(kernel) == 1 and max(stride) > 1 and dims > 1:
-        # PyTorch's own backward of such a convolution, channels_last, writes beyond its memory where rows are left over.
+        # PyTorch's own backward of such a convolution, channels_last, writes beyond its memory where rows are left
+        # over.
         kernel[(dim - 1) % dims] = 2
     module = CONV[dims](
         CHANNELS,

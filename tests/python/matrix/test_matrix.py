@@ -3,6 +3,7 @@
 import collections
 
 import pytest
+
 from matrix.cases import AXES, COUNTS, cases, pairs_in, pairs_of
 from matrix.compare import run_case
 

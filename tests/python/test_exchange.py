@@ -1,0 +1,199 @@
+"""gather_rows and fold_rows: against plain indexing, and each the adjoint of the other."""
+
+import random
+
+import pytest
+import torch
+
+from graticule import fold_rows, gather_rows
+from support.ranks import own_rows, relative, run_ranks
+
+# (boundary, row_on_pole, flip_sign)
+BOUNDARIES = [
+    ("zeros", True, False),
+    ("reflect", True, False),
+    ("replicate", True, False),
+    ("circular", True, False),
+    ("pole", True, False),
+    ("pole", True, True),
+    ("pole", False, False),
+    ("pole", False, True),
+]
+
+
+def source(row: int, rows: int, boundary: str, row_on_pole: bool) -> tuple[int, bool]:
+    """The row that stands at `row` (-1: zeros), and whether it lies across a pole: by walking, not by formula."""
+    if boundary == "zeros":
+        return (row, False) if 0 <= row < rows else (-1, False)
+    if boundary == "replicate":
+        return min(max(row, 0), rows - 1), False
+    if boundary == "circular":
+        while row < 0:
+            row += rows
+        while row >= rows:
+            row -= rows
+        return row, False
+    between = boundary == "pole" and not row_on_pole
+    crossings = 0
+    while not 0 <= row < rows:
+        if row < 0:
+            row = -1 - row if between else -row
+        else:
+            row = 2 * rows - 1 - row if between else 2 * (rows - 1) - row
+        crossings += 1
+    # The rows on the poles are those of every longitude's way over them.
+    on_pole = not between and row in (0, rows - 1)
+    return row, boundary == "pole" and crossings % 2 == 1 and not on_pole
+
+
+def reference(x, begin, end, dim, lon_dim, boundary, row_on_pole, flip_sign):
+    """The rows [begin, end) of the extended whole grid."""
+    taken = []
+    for row in range(begin, end):
+        at, across = source(row, x.shape[dim], boundary, row_on_pole)
+        piece = torch.zeros_like(x.narrow(dim, 0, 1)) if at < 0 else x.narrow(dim, at, 1)
+        if across:
+            piece = piece.roll(x.shape[lon_dim] // 2, lon_dim)
+            piece = -piece if flip_sign else piece
+        taken.append(piece)
+    return torch.cat(taken, dim) if taken else x.narrow(dim, 0, 0)
+
+
+def random_cut(rng: random.Random, rows: int, ranks: int) -> list[int]:
+    """Offsets of any kind: half of the cuts have empty shards."""
+    inner = sorted(rng.randint(0, rows) for _ in range(ranks - 1))
+    if ranks > 2 and rng.random() < 0.5:
+        inner[0] = inner[1]
+    return [0, *sorted(inner), rows]
+
+
+def random_intervals(rng: random.Random, offsets: list[int], boundary: str) -> tuple[list[int], list[int]]:
+    """Of each rank: its rows with a halo, wider than any shard now and then; or rows anywhere; or none."""
+    rows = offsets[-1]
+    begins, ends = [], []
+    for first, last in zip(offsets[:-1], offsets[1:], strict=True):
+        kind = rng.choice(["halo", "halo", "wide", "anywhere", "none"])
+        if kind == "halo":
+            begin, end = first - rng.randint(0, 3), last + rng.randint(0, 3)
+        elif kind == "wide":
+            begin, end = first - rng.randint(rows, 2 * rows + 1), last + rng.randint(rows, 2 * rows + 1)
+        elif kind == "anywhere":
+            begin = rng.randint(-rows, rows)
+            end = begin + rng.randint(0, 2 * rows)
+        else:
+            begin = end = rng.randint(0, rows)
+        begins.append(begin)
+        ends.append(end)
+    return begins, ends
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("boundary,row_on_pole,flip_sign", BOUNDARIES)
+def test_gather_takes_the_rows_and_fold_is_its_adjoint(boundary, row_on_pole, flip_sign, ranks):
+    rng = random.Random(f"{boundary} {row_on_pole} {flip_sign} {ranks}")
+    for trial in range(25):
+        torch.manual_seed(trial)
+        rows = rng.randint(2, 17)
+        offsets = random_cut(rng, rows, ranks)
+        begins, ends = random_intervals(rng, offsets, boundary)
+        dim, lon_dim = rng.choice([(2, 3), (3, 2), (1, 3), (0, 2)])
+        shape = [2, 3, 4, 6]
+        shape[dim] = rows
+        x = torch.randn(shape, dtype=torch.float64)
+        options = {
+            "offsets": offsets,
+            "begins": begins,
+            "ends": ends,
+            "boundary": boundary,
+            "dim": dim,
+            "lon_dim": lon_dim if boundary == "pole" else None,
+            "row_on_pole": row_on_pole,
+            "flip_sign": flip_sign,
+        }
+        wanted = [
+            reference(x, begin, end, dim, lon_dim, boundary, row_on_pole, flip_sign)
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+        weights = [torch.randn_like(w) for w in wanted]
+
+        def body(domain, x=x, weights=weights, options=options):
+            mine = own_rows(x, options["dim"], domain, options["offsets"])
+            return gather_rows(mine, domain, **options), fold_rows(weights[domain.rank], domain, **options)
+
+        results = run_ranks(ranks, body)
+        for (got, _), expected in zip(results, wanted, strict=True):
+            assert torch.equal(got, expected), options
+        folded = torch.cat([part for _, part in results], dim)
+        assert folded.shape == x.shape
+        forward = sum((w * got).sum() for w, (got, _) in zip(weights, results, strict=True))
+        scale = sum((w * got).abs().sum() for w, (got, _) in zip(weights, results, strict=True)) + 1e-300
+        assert abs(forward - (x * folded).sum()) <= 1e-13 * scale, options
+        # The adjoint row by row, from the same reference under autograd.
+        leaf = x.clone().requires_grad_()
+        total = sum(
+            (w * reference(leaf, b, e, dim, lon_dim, boundary, row_on_pole, flip_sign)).sum()
+            for w, b, e in zip(weights, begins, ends, strict=True)
+        )
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
+            assert relative(folded, gradient) < 1e-14, options
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64])
+def test_every_dtype_and_layout_travels(dtype, layout):
+    x = torch.arange(2 * 3 * 11 * 4).reshape(2, 3, 11, 4).to(dtype).to(memory_format=layout)
+    offsets = [0, 2, 2, 11]
+
+    def body(domain):
+        mine = own_rows(x, 2, domain, offsets)
+        # Ranks may hold their shards in different layouts.
+        mine = mine.contiguous() if domain.rank == 0 else mine.contiguous(memory_format=layout)
+        return gather_rows(mine, domain, offsets, [-1, 0, 1], [3, 4, 13], "circular", 2)
+
+    for got, (begin, end) in zip(run_ranks(3, body), [(-1, 3), (0, 4), (1, 13)], strict=True):
+        assert got.dtype == dtype
+        assert torch.equal(got, reference(x, begin, end, 2, 3, "circular", True, False))
+
+
+def test_none_takes_rows_of_the_grid_only():
+    x = torch.randn(1, 1, 7, 2)
+
+    def body(domain):
+        return gather_rows(own_rows(x, 2, domain), domain, [0, 3, 7], [0, 2], [7, 6], dim=2)
+
+    whole, part = run_ranks(2, body)
+    assert torch.equal(whole, x)
+    assert torch.equal(part, x[:, :, 2:6])
+
+
+def test_an_odd_number_of_longitudes_has_no_pole():
+    def body(domain):
+        for call in (gather_rows, fold_rows):
+            with pytest.raises(RuntimeError, match="even number of longitudes.*got 5"):
+                call(torch.zeros(1, 1, 4, 5), domain, [0, 4, 8], [-1, 3], [5, 9], "pole", 2, lon_dim=3)
+
+    run_ranks(2, body)
+
+
+def test_a_second_derivative_is_another_exchange():
+    """Gather is linear: the gradient of its gradient is gather again."""
+    x = torch.randn(1, 2, 9, 3, dtype=torch.float64)
+    offsets, begins, ends = [0, 4, 9], [-2, 1], [6, 12]
+
+    def body(domain):
+        mine = own_rows(x, 2, domain).requires_grad_()
+        got = gather_rows(mine, domain, offsets, begins, ends, "reflect", 2)
+        (first,) = torch.autograd.grad(got.pow(3).sum(), mine, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), mine)
+        return first.detach(), second
+
+    leaf = x.clone().requires_grad_()
+    total = sum(
+        reference(leaf, b, e, 2, 3, "reflect", True, False).pow(3).sum() for b, e in zip(begins, ends, strict=True)
+    )
+    (first,) = torch.autograd.grad(total, leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.pow(2).sum(), leaf)
+    parts = run_ranks(2, body)
+    assert relative(torch.cat([p[0] for p in parts], 2), first.detach()) < 1e-13
+    assert relative(torch.cat([p[1] for p in parts], 2), second) < 1e-13
