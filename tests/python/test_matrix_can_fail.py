@@ -25,6 +25,7 @@ RESIZE = COMMON | {
     "target": 16,
     "align_corners": False,
     "recompute": None,
+    "across": "few",
     "antialias": False,
 }
 

@@ -156,6 +156,8 @@ def _periodic_conv(case: Case, rng: random.Random) -> Subject:
 def _interpolate(case: Case, rng: random.Random) -> Subject:
     mode, dims = case["mode"]
     shape, dim = _shape(case, dims, rng, smallest=2)
+    if case["across"] == "many" and dims > 1:
+        shape[3 if dim == 2 else 2] = rng.randint(100, 140)
     target = case["target"]
     options: dict[str, Any] = {"mode": mode}
     weighted = mode in ("linear", "bilinear", "bicubic", "trilinear")

@@ -1,0 +1,267 @@
+"""The ops under autograd: derivatives by finite differences, schemas, fake tensors, second derivatives."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import gradcheck
+
+from graticule import PeriodicConv2d, fold_rows, gather_rows
+from graticule.domain_parallel import layers
+from support.ranks import balanced, failures, own_rows, relative, run_ranks
+
+OPS = torch.ops.graticule
+ROWS = 7
+
+
+def layer_calls():
+    """Name, a serial layer and its cut one over a domain, in float64."""
+    torch.manual_seed(0)
+    plain = {
+        "conv": (nn.Conv2d(2, 2, 3, padding=1), layers.DomainParallelConv2d),
+        "strided conv": (nn.Conv2d(2, 2, (4, 3), stride=(2, 1), padding=(1, 1)), layers.DomainParallelConv2d),
+        "reflected conv": (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), layers.DomainParallelConv2d),
+        "transposed conv": (nn.ConvTranspose2d(2, 2, 4, 2, 1), layers.DomainParallelConvTranspose2d),
+        "norm": (nn.GroupNorm(1, 2), layers.DomainParallelGroupNorm),
+        "periodic conv": (PeriodicConv2d(2, 2, 3), layers.DomainParallelPeriodicConv2d),
+    }
+    for name, (module, kind) in plain.items():
+        yield name, module.double(), lambda m, domain, kind=kind: kind(m, domain=domain)
+    for mode in ("bilinear", "bicubic", "nearest", "area"):
+        yield (
+            f"{mode} interpolation",
+            nn.Identity(),
+            lambda m, domain, mode=mode: layers.DomainParallelInterpolate((11, 3), mode, domain=domain),
+        )
+
+
+CALLS = {name: (module, cut) for name, module, cut in layer_calls()}
+
+
+class OverRanks(torch.autograd.Function):
+    """A cut layer as a function of the whole input and the parameters: sharded and gathered inside, both ways."""
+
+    @staticmethod
+    def forward(ctx, module, cut, ranks, x, *parameters):
+        ctx.save_for_backward(x, *parameters)
+        ctx.arguments = module, cut, ranks
+        return OverRanks.run(module, cut, ranks, x, parameters, None)[0]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, *parameters = ctx.saved_tensors
+        _, gradients = OverRanks.run(*ctx.arguments, x, parameters, gradient)
+        return (None, None, None, *gradients)
+
+    @staticmethod
+    def run(module, cut, ranks, x, parameters, gradient):
+        names = [name for name, _ in module.named_parameters()]
+
+        def body(domain):
+            mine = own_rows(x.detach(), 2, domain).clone().requires_grad_()
+            copies = [p.detach().clone().requires_grad_() for p in parameters]
+            layer = cut(copy.deepcopy(module), domain)
+            with torch.enable_grad():
+                y = torch.func.functional_call(layer, dict(zip(names, copies, strict=True)), (mine,))
+            if gradient is None:
+                return y.detach(), []
+            first, last = balanced(gradient.shape[2], ranks)[domain.rank :][:2]
+            return y.detach(), torch.autograd.grad(y, [mine, *copies], gradient[:, :, first:last])
+
+        outputs, parts = zip(*run_ranks(ranks, body), strict=True)
+        whole = torch.cat(outputs, 2)
+        if gradient is None:
+            return whole, None
+        rows = torch.cat([part[0] for part in parts], 2)
+        return whole, [rows, *(sum(ps) for ps in zip(*(part[1:] for part in parts), strict=True))]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("name", CALLS)
+def test_gradients_by_finite_differences(name, ranks):
+    module, cut = CALLS[name]
+    torch.manual_seed(1)
+    x = torch.randn(1, 2, ROWS, 4, dtype=torch.float64, requires_grad=True)
+    parameters = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    assert gradcheck(lambda *given: OverRanks.apply(module, cut, ranks, *given), (x, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("boundary", ["zeros", "reflect", "circular", "replicate"])
+def test_gradcheck_of_the_exchange(boundary):
+    """On one rank the op itself is a function of the whole input."""
+
+    def body(domain):
+        def gather(x):
+            return gather_rows(x, domain, [0, 5], [-3], [9], boundary, 2)
+
+        def fold(g):
+            return fold_rows(g, domain, [0, 5], [-3], [9], boundary, 2)
+
+        x = torch.randn(1, 2, 5, 3, dtype=torch.float64, requires_grad=True)
+        g = torch.randn(1, 2, 12, 3, dtype=torch.float64, requires_grad=True)
+        return gradcheck(gather, x) and gradcheck(fold, g) and torch.autograd.gradgradcheck(gather, x)
+
+    assert run_ranks(1, body) == [True]
+
+
+def op_arguments(domain):
+    """Arguments of every op for this rank's shard of ROWS rows."""
+    rows = balanced(ROWS, domain.size)
+    mine = rows[domain.rank + 1] - rows[domain.rank]
+    group = domain.group_name
+    torch.manual_seed(domain.rank)
+
+    def x(*shape):
+        return torch.randn(*shape).requires_grad_()
+
+    torch.manual_seed(0)
+    weight, bias = x(4, 2, 3, 3), x(4)
+    shard, gradient = x(1, 2, mine, 4), x(1, 4, mine, 4)
+    stencil = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1, rows, rows, 2, group, "layer")
+    exchange = (rows, [r - 1 for r in rows[:-1]], [r + 1 for r in rows[1:]], "zeros", 2, -1, False, False, group)
+    upper = balanced(11, domain.size)
+    resample = ("linear", False, None, False, rows, upper, 2, group, "layer")
+    factor, shift = x(2), x(2)
+    mean, rstd = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    norm = (1, 1e-5, rows, 2, group, "layer")
+    return {
+        "convolution": (shard, weight, bias, *stencil),
+        "convolution_backward": (gradient.detach(), shard.detach(), weight.detach(), *stencil, [True, True, True]),
+        "group_norm_forward": (shard, factor, shift, *norm),
+        "group_norm_backward": (shard.detach(), shard.detach(), mean, rstd, factor.detach(), *norm, [True] * 3),
+        "gather_rows": (shard, *exchange),
+        "fold_rows": (x(1, 2, mine + 2, 4), *exchange),
+        "resample_rows": (shard, *resample),
+        "resample_rows_adjoint": (x(1, 2, upper[domain.rank + 1] - upper[domain.rank], 4), *resample),
+        "conv": (shard, weight, bias, [1, 1], [1, 1], [1, 1], "zeros", [1, 1], 1, rows, [], 2, group, "layer"),
+        "conv_transpose": (shard, x(2, 3, 4, 4), None, [2, 2], [1, 1], [0, 0], [1, 1], 1, rows, [], 2, group, "layer"),
+        "periodic_conv": (shard, weight, bias, [1, 1], [0, 0], [1, 1], 1, "zeros", [1, 1], rows, [], 2, group, "layer"),
+        "group_norm": (shard, 1, factor, shift, 1e-5, rows, 2, group, "layer"),
+        "interpolate": (shard, [11, 6], [], "bilinear", False, None, False, rows, [], 2, group, "layer"),
+    }
+
+
+OP_NAMES = [
+    "convolution",
+    "convolution_backward",
+    "group_norm_forward",
+    "group_norm_backward",
+    "gather_rows",
+    "fold_rows",
+    "resample_rows",
+    "resample_rows_adjoint",
+    "conv",
+    "conv_transpose",
+    "periodic_conv",
+    "group_norm",
+    "interpolate",
+]
+
+
+@pytest.mark.parametrize("name", OP_NAMES)
+def test_opcheck(name):
+    """Schema, autograd registration and fake tensors, on one rank: opcheck calls an op as often as it likes."""
+
+    def body(domain):
+        torch.library.opcheck(
+            getattr(OPS, name).default,
+            op_arguments(domain)[name],
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+    run_ranks(1, body)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("name", OP_NAMES)
+def test_meta_tensors_have_the_shapes_of_the_rank(name, ranks):
+    def body(domain):
+        arguments = op_arguments(domain)[name]
+        op = getattr(OPS, name)
+        real = op(*arguments)
+        meta = op(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments))
+        outputs = [(real, meta)] if isinstance(real, torch.Tensor) else list(zip(real, meta, strict=True))
+        return [(a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()) for a, b in outputs]
+
+    for same in run_ranks(ranks, body):
+        assert all(same)
+
+
+@pytest.mark.parametrize("name", ["conv", "transposed conv", "norm", "periodic conv"])
+def test_a_second_derivative_is_an_error(name):
+    module, cut = CALLS[name]
+
+    def body(domain):
+        mine = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+        y = cut(module, domain)(mine)
+        (first,) = torch.autograd.grad(y.square().sum(), mine, create_graph=True)
+        torch.autograd.grad(first.square().sum(), mine)
+
+    errors = failures(2, body)
+    assert len(errors) == 2
+    for error in errors.values():
+        assert "gradient of the gradient" in str(error) and "DomainParallel" in str(error)
+
+
+def test_a_second_derivative_of_a_frozen_input_is_an_error():
+    """With respect to the weight alone, too."""
+    module, cut = CALLS["conv"]
+
+    def body(domain):
+        layer = cut(module, domain)
+        y = layer(torch.randn(1, 2, 4, 4, dtype=torch.float64))
+        (first,) = torch.autograd.grad(y.square().sum(), layer.weight, create_graph=True)
+        first.square().sum().backward()
+
+    errors = failures(2, body)
+    assert len(errors) == 2 and all("gradient of the gradient" in str(error) for error in errors.values())
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest", "area"])
+def test_interpolation_has_second_derivatives(mode):
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, ROWS, 4, dtype=torch.float64)
+
+    def twice(leaf, resize):
+        (first,) = torch.autograd.grad(resize(leaf).pow(3).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0]
+
+    expected = twice(x.clone().requires_grad_(), lambda leaf: F.interpolate(leaf, (11, 3), mode=mode))
+
+    def body(domain):
+        layer = layers.DomainParallelInterpolate((11, 3), mode, domain=domain)
+        return twice(own_rows(x, 2, domain).clone().requires_grad_(), layer)
+
+    assert relative(torch.cat(run_ranks(3, body), 2), expected) < 1e-12
+
+
+def test_no_gradient_is_made_where_none_is_asked_for():
+    module, cut = CALLS["conv"]
+
+    def body(domain):
+        layer = cut(module, domain)
+        with torch.no_grad():
+            assert not layer(torch.randn(1, 2, 4, 4, dtype=torch.float64)).requires_grad
+        with torch.inference_mode():
+            layer(torch.randn(1, 2, 4, 4, dtype=torch.float64))
+
+    run_ranks(2, body)
+
+
+def test_one_rank_may_need_no_input_gradient():
+    """The parameters' gradients alone make every rank take part."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 8, 4, dtype=torch.float64)
+    serial = nn.Conv2d(2, 2, 3, padding=1).double()
+    serial(x).square().sum().backward()
+
+    def body(domain):
+        module = nn.Conv2d(2, 2, 3, padding=1).double()
+        module.load_state_dict(serial.state_dict())
+        mine = own_rows(x, 2, domain).clone().requires_grad_(domain.rank == 1)
+        layers.DomainParallelConv2d(module, domain=domain)(mine).square().sum().backward()
+        return module.weight.grad
+
+    assert relative(sum(run_ranks(2, body)), serial.weight.grad) < 1e-12
