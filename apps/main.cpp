@@ -1,1 +1,3 @@
-int main() { return 0; }
+#include "program.hpp"
+
+int main(int argc, char** argv) { return graticule::apps::run_program(argc, argv); }
