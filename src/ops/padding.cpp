@@ -66,14 +66,18 @@ at::Tensor pad_across(const at::Tensor& x, const std::vector<int64_t>& before, c
     if (!is_cut) check_padding(before[dim - 2], after[dim - 2], x.size(dim), mode, cut);
   }
   // ATen's circular padding gives a contiguous tensor, whatever it is given.
-  if (!any) return mode == "circular" ? x.contiguous() : x;
+  // A tensor of no elements counts as contiguous whatever its strides: only a clone gets new ones.
+  const auto contiguous = [](const at::Tensor& t) {
+    return t.numel() != 0 ? t.contiguous() : t.clone(at::MemoryFormat::Contiguous);
+  };
+  if (!any) return mode == "circular" ? contiguous(x) : x;
   if (mode == "zeros") return at::constant_pad_nd(x, pads, 0);
   if (x.numel() != 0) return at::pad(x, pads, mode);
   at::Tensor result = x;
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     if (dim != cut.dim) result = pad_by_selection(result, dim, before[dim - 2], after[dim - 2], mode);
   }
-  return result.contiguous(mode == "circular" ? at::MemoryFormat::Contiguous : halo::memory_format(x));
+  return mode == "circular" ? contiguous(result) : result.contiguous(halo::memory_format(x));
 }
 
 }  // namespace graticule::ops
