@@ -146,7 +146,10 @@ def _convert(
     elif converter is not None:
         result = converter(module, shard_dim, domain=manager, rows=rows.get(name))
     elif not mixes_rows(module):
-        for child_name, child in list(module.named_children()):
+        # Not named_children(): it leaves out the second name of a module that has two.
+        for child_name, child in list(module._modules.items()):
+            if child is None:
+                continue
             child_path = f"{name}.{child_name}" if name else child_name
             swapped = _convert(child, child_path, manager, shard_dim, custom, rows, memo)
             if swapped is not child:
