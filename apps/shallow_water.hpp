@@ -30,8 +30,9 @@ struct ShallowWaterOptions {
 /// its cap. Tendencies pass the polar filter. Time: the classical Runge-Kutta scheme of order 4. After each step u and
 /// v are diffused by -nu (grad div - curl curl)^2.
 ///
-/// Every member but centre and the constructor communicates where a domain is given: all ranks must call. Each exchange
-/// is graticule::ops::gather_rows with the boundary "pole", so that no rank is special.
+/// Members that take fields communicate where a domain is given: all ranks must call. Each exchange of rows is
+/// graticule::ops::gather_rows with the boundary "pole", so that no rank is special. Cuts agree to
+/// rounding.
 class ShallowWater {
  public:
   /// Without a domain the grid is whole. Throws where grid and offsets do not fit.
