@@ -72,6 +72,7 @@ void save_checkpoint(const std::string& path, const CheckpointHeader& header, co
   OutputArchive archive;
   archive.write("format", c10::IValue(format_version));
   archive.write("steps", c10::IValue(header.steps));
+  archive.write("from_baseline", c10::IValue(header.normalisation.from_baseline));
   archive.write("float64", c10::IValue(header.type == at::kDouble));
   archive.write("input_names", c10::IValue(joined(header.input_names)));
   archive.write("target_names", c10::IValue(joined(header.target_names)));
@@ -95,6 +96,7 @@ CheckpointHeader load_header(const std::string& path) {
   CheckpointHeader header;
   header.steps = value(archive, "steps").toInt();
   header.type = value(archive, "float64").toBool() ? at::kDouble : at::kFloat;
+  header.normalisation.from_baseline = value(archive, "from_baseline").toBool();
   header.input_names = lines_of(value(archive, "input_names").toStringRef());
   header.target_names = lines_of(value(archive, "target_names").toStringRef());
   visit_options(header.options, [&](const char* name, int64_t& number) { number = value(archive, name).toInt(); });

@@ -17,6 +17,10 @@ at::Tensor mean(const at::Tensor& x, const at::Tensor& weights, const std::optio
   return sum / static_cast<double>(x.size(0) * x.size(2) * x.size(4));
 }
 
+at::Tensor residuals_of(const Samples& samples, bool from_baseline) {
+  return from_baseline ? samples.targets - samples.baseline : samples.targets;
+}
+
 at::Tensor deviation(const at::Tensor& x, const at::Tensor& about, const at::Tensor& weights,
                      const std::optional<comm::Domain>& domain) {
   const at::Tensor result = mean((x - per_channel(about)).square(), weights, domain).sqrt();
@@ -25,10 +29,11 @@ at::Tensor deviation(const at::Tensor& x, const at::Tensor& about, const at::Ten
 
 }  // namespace
 
-Normalisation normalisation_of(const Samples& training, const at::Tensor& weights,
+Normalisation normalisation_of(const Samples& training, bool from_baseline, const at::Tensor& weights,
                                const std::optional<comm::Domain>& domain) {
-  const at::Tensor residuals = training.targets - training.baseline;
+  const at::Tensor residuals = residuals_of(training, from_baseline);
   Normalisation result;
+  result.from_baseline = from_baseline;
   result.input_mean = mean(training.inputs, weights, domain);
   result.input_deviation = deviation(training.inputs, result.input_mean, weights, domain);
   result.residual_mean = mean(residuals, weights, domain);
@@ -39,12 +44,14 @@ Normalisation normalisation_of(const Samples& training, const at::Tensor& weight
 NormalisedSamples normalise(const Samples& samples, const Normalisation& by, at::ScalarType type) {
   const at::Tensor inputs = (samples.inputs - per_channel(by.input_mean)) / per_channel(by.input_deviation);
   const at::Tensor residuals =
-      (samples.targets - samples.baseline - per_channel(by.residual_mean)) / per_channel(by.residual_deviation);
+      (residuals_of(samples, by.from_baseline) - per_channel(by.residual_mean)) / per_channel(by.residual_deviation);
   return {inputs.to(type), residuals.to(type)};
 }
 
 at::Tensor forecast(const at::Tensor& output, const at::Tensor& baseline, const Normalisation& by) {
-  return baseline + output.to(at::kDouble) * per_channel(by.residual_deviation) + per_channel(by.residual_mean);
+  const at::Tensor residual =
+      output.to(at::kDouble) * per_channel(by.residual_deviation) + per_channel(by.residual_mean);
+  return by.from_baseline ? baseline + residual : residual;
 }
 
 }  // namespace graticule::apps

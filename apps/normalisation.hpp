@@ -11,15 +11,17 @@
 namespace graticule::apps {
 
 /// Means and standard deviations over the training samples, times, and the area of the sphere. float64, the same on
-/// every rank. The network predicts the residual: what the target is beyond the baseline forecast.
+/// every rank. The network predicts the residual: what the target is beyond its reference. The reference is the
+/// baseline forecast where targets are the inputs' later values, and 0 otherwise.
 struct Normalisation {
+  bool from_baseline = true;
   at::Tensor input_mean, input_deviation;        ///< (C_in)
   at::Tensor residual_mean, residual_deviation;  ///< (C_out)
 };
 
 /// `weights` (rows, 1): this rank's share of area_weights. Collective over the domain. A channel that does not vary
 /// gets the deviation 1.
-Normalisation normalisation_of(const Samples& training, const at::Tensor& weights,
+Normalisation normalisation_of(const Samples& training, bool from_baseline, const at::Tensor& weights,
                                const std::optional<comm::Domain>& domain);
 
 /// What the network takes and is to give, normalised, in the type it computes in.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <thread>
@@ -61,7 +62,7 @@ std::string message_of(const std::exception& error) {
   fmt::print(stderr, "graticule: {} (rank {} of {})\n", message, rank, ranks);
   std::fflush(nullptr);
   MPI_Abort(MPI_COMM_WORLD, failure);
-  std::terminate();
+  std::_Exit(failure);
 }
 
 }  // namespace

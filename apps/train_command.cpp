@@ -82,7 +82,7 @@ class TrainRun {
     CheckpointHeader& h = header_;
     if (settings_.load.empty()) {
       h = new_header(settings_, data_);
-      h.normalisation = normalisation_of(data_.training, weights_, cut_);
+      h.normalisation = normalisation_of(data_.training, data_.input_names == data_.target_names, weights_, cut_);
     } else {
       h = load_header(settings_.load);
       check_header(h, settings_, data_);
