@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def _output_cut(subject: Subject, y: Tensor, ranks: int) -> list[int]:
 
 
 def _cut_answer(
-    subject: Subject, x: Tensor, gradients: list[Tensor] | None, case: Case, module: nn.Module
+    subject: Subject, x: Tensor, gradients: list[Tensor] | None, case: Case, module: nn.Module, run: Callable
 ) -> list[Answer]:
     ranks = case["ranks"]
     offsets = balanced(x.shape[subject.dim], ranks)
@@ -87,7 +88,7 @@ def _cut_answer(
         rows = x.narrow(subject.dim, first, last - first)
         return _run(subject.cut(own, domain), own, rows, mine, case)
 
-    return run_ranks(ranks, body)
+    return run(ranks, body)
 
 
 def _combine(answers: list[Answer], subject: Subject) -> Answer:
@@ -153,7 +154,8 @@ def call_loses_format(call: str, rows: int) -> bool:
     return call == "unbatched" or (call == "twice" and rows == 0)
 
 
-def run_case(layer: str, case: Case) -> Verdict:
+def run_case(layer: str, case: Case, run: Callable = run_ranks) -> Verdict:
+    """Judges one case. `run` calls a function on every rank as run_ranks does."""
     seed = zlib.crc32(repr(sorted(case.items(), key=str)).encode())
     torch.manual_seed(seed)
     dtype = torch.float32 if case["call"] == "autocast" else getattr(torch, case["dtype"])
@@ -177,7 +179,7 @@ def run_case(layer: str, case: Case) -> Verdict:
             raise ValueError("an output of no elements")
     except (RuntimeError, ValueError) as serial_error:
         try:
-            _cut_answer(subject, x, None, case, module)
+            _cut_answer(subject, x, None, case, module, run)
         except RanksFailedError as refusal:
             if len(refusal.errors) == case["ranks"]:
                 return Verdict("refused")
@@ -190,7 +192,7 @@ def run_case(layer: str, case: Case) -> Verdict:
         serial = _run(subject.serial, module, x, gradients, case)
     except NotImplementedError:
         # Torch has this layer's forward in this dtype, not its backward.
-        return run_case(layer, {**case, "call": "no_grad"})
+        return run_case(layer, {**case, "call": "no_grad"}, run)
     if dtype == torch.float64:
         exact = serial
     else:
@@ -200,7 +202,7 @@ def run_case(layer: str, case: Case) -> Verdict:
         exact = _run(wide_subject.serial, wide_subject.module, x.double(), [g.double() for g in gradients], plain)
     module.zero_grad()
     try:
-        answers = _cut_answer(subject, x, gradients, case, module)
+        answers = _cut_answer(subject, x, gradients, case, module, run)
     except RanksFailedError as failure:
         if len(failure.errors) == case["ranks"] and "is wrong in PyTorch itself" in str(failure):
             return Verdict("declined")

@@ -1,0 +1,100 @@
+"""The same over real processes: Gloo under torchrun, MPI under mpiexec."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from processes.launch import REPOSITORY, WORKERS, ProcessesFailedError, has_mpi, mpiexec, torchrun
+
+needs_mpi = pytest.mark.skipif(not has_mpi(), reason="the library was built without MPI")
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_layers_and_a_model_are_exact_over_gloo(processes):
+    assert "exact" in torchrun(processes, WORKERS / "exactness.py", "gloo")
+
+
+@needs_mpi
+@pytest.mark.parametrize("processes", [2, 3])
+def test_layers_and_a_model_are_exact_over_mpi(processes):
+    assert "exact" in mpiexec(processes, WORKERS / "exactness.py", "mpi")
+
+
+@pytest.mark.parametrize("processes,size", [(2, 2), (3, 3), (4, 2), (2, 1)])
+def test_the_manager(processes, size):
+    assert "well" in torchrun(processes, WORKERS / "manager.py", str(size))
+
+
+def errors_by_rank(output: str) -> dict[int, tuple[float, str]]:
+    found = re.findall(r"rank (\d) failed after ([0-9.]+) s: (.*)", output)
+    return {int(rank): (float(seconds), message) for rank, seconds, message in found}
+
+
+@pytest.mark.parametrize("how", ["rows", "raises"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_an_error_on_one_rank_ends_all_over_gloo(how, processes):
+    output = torchrun(processes, WORKERS / "failing.py", "gloo", how, GRATICULE_TIMEOUT="3")
+    errors = errors_by_rank(output)
+    assert sorted(errors) == list(range(processes)), output
+    assert all(seconds < 8 for seconds, _ in errors.values()), output
+    if how == "rows":
+        assert "expected 8 rows" in errors[1][1]
+
+
+@pytest.mark.parametrize("how", ["width", "dtype"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_message_that_is_too_long_ends_all_over_gloo(how, processes):
+    """Gloo ends a process that is sent more than it expects, and the launcher the others: no rank gets a number."""
+    try:
+        output = torchrun(processes, WORKERS / "failing.py", "gloo", how, GRATICULE_TIMEOUT="3")
+    except ProcessesFailedError as failure:
+        assert "hangs" not in str(failure) and "Received data size doesn't match" in str(failure)
+    else:
+        assert sorted(errors_by_rank(output)) == list(range(processes)), output
+
+
+@needs_mpi
+@pytest.mark.parametrize("how", ["rows", "width", "dtype", "raises"])
+def test_an_error_on_one_rank_ends_all_over_mpi(how):
+    output = mpiexec(3, WORKERS / "failing.py", "mpi", how, GRATICULE_TIMEOUT="3")
+    errors = errors_by_rank(output)
+    assert sorted(errors) == [0, 1, 2], output
+    assert all(seconds < 8 for seconds, _ in errors.values()), output
+
+
+def readme_example() -> str:
+    """The README's program in Python, as it stands there."""
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "init_process_group" in block)
+    return example
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_example_in_the_readme(processes, tmp_path):
+    script = tmp_path / "example.py"
+    script.write_text(readme_example())
+    output = torchrun(processes, script)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 3, 3, 2, 1))
+    rows = model(torch.randn(1, 3, 721, 64))
+    shape, norm = re.search(r"\((.*)\), norm of the output ([0-9.]+)", output).groups()
+    assert shape == ", ".join(map(str, rows.shape))
+    assert abs(float(norm) - rows.norm().item()) < 2e-4 + 1e-6 * rows.norm().item()
+
+
+def test_a_rank_that_fails_is_seen(tmp_path):
+    """The launcher itself can fail."""
+    script = tmp_path / "fails.py"
+    script.write_text("import os\nassert os.environ['RANK'] != '1'\n")
+    with pytest.raises(ProcessesFailedError):
+        torchrun(2, script)
+
+
+def test_a_deadlock_is_a_failure_that_names_the_test(tmp_path, monkeypatch):
+    script = tmp_path / "hangs.py"
+    script.write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setattr("processes.launch.PATIENCE_SECONDS", 5)
+    with pytest.raises(ProcessesFailedError, match="test_a_deadlock_is_a_failure_that_names_the_test"):
+        torchrun(2, script)

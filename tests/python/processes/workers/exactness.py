@@ -1,0 +1,65 @@
+"""Forty cases of the matrix a layer, over processes, and a step of a model on 37 rows."""
+
+import copy
+import warnings
+
+import torch
+from torch import nn
+from transport import arguments, collect, domains, end, runner
+
+from graticule import PeriodicConv2d
+from graticule.domain_parallel import convert_to_domain_parallel, gather_tensor, sync_domain_gradients
+from matrix.cases import AXES, cases
+from matrix.compare import run_case
+from support.ranks import own_rows, relative
+
+CASES = 40
+warnings.filterwarnings("ignore", "Using padding='same'")
+
+
+def matrix(run, ranks):
+    for layer in AXES:
+        chosen = [{**case, "ranks": ranks} for case in cases(layer) if case["rows"] > 2][:CASES]
+        verdicts = [run_case(layer, case, run) for case in chosen]
+        for case, verdict in zip(chosen, verdicts, strict=True):
+            assert verdict.kind != "wrong", f"{layer} {case}: {verdict.reason}"
+        exact = sum(verdict.kind == "exact" for verdict in verdicts)
+        assert exact > CASES // 2, f"{layer}: only {exact} of {CASES} cases are valid"
+
+
+def model_step(domain):
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        PeriodicConv2d(3, 8, 3),
+        nn.GroupNorm(2, 8),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 4, 2, 1),
+        nn.ConvTranspose2d(8, 3, 4, 2, 1),
+    ).double()
+    x = torch.randn(2, 3, 37, 8, dtype=torch.float64)
+    serial = copy.deepcopy(plain)
+    expected = serial(x)
+    expected.square().sum().backward()
+
+    model = convert_to_domain_parallel(plain, domain)
+    y = model(own_rows(x, 2, domain))
+    y.square().sum().backward()
+    sync_domain_gradients(model, domain)
+    assert relative(gather_tensor(y.detach(), manager=domain), expected.detach()) < 1e-12
+    for p, q in zip(model.parameters(), serial.parameters(), strict=True):
+        assert relative(p.grad, q.grad) < 1e-12
+
+
+def main():
+    transport = arguments()
+    domain, reports = domains(transport, 2)
+    matrix(runner(domain, reports), domain.size)
+    model_step(domain)
+    collect(reports, "done")
+    if domain.rank == 0:
+        print("exact", flush=True)
+    end(transport)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""One rank errs; every rank must get an error in time. Prints each rank's, and how long it took."""
+
+import os
+import sys
+import time
+
+import torch
+from torch import nn
+from transport import domains
+
+from graticule.domain_parallel import DomainParallelConv2d
+
+
+def main():
+    transport, how = sys.argv[1:]
+    (domain,) = domains(transport, 1)
+    layer = DomainParallelConv2d(nn.Conv2d(2, 2, 3, padding=1), domain=domain, rows=8 * domain.size)
+    x = torch.randn(1, 2, 8, 4)
+    layer(x)
+    begun = time.monotonic()
+    try:
+        if domain.rank == 1:
+            if how == "raises":
+                raise KeyError("the program's own")
+            if how == "rows":
+                x = torch.randn(1, 2, 9, 4)
+            if how == "width":
+                x = torch.randn(1, 2, 8, 5)
+            if how == "dtype":
+                x, layer = x.double(), layer.double()
+        # The second call reaches the ranks that have nothing to do with rank 1 in the first.
+        layer(x)
+        layer(x)
+    except Exception as error:  # noqa: BLE001
+        seconds = time.monotonic() - begun
+        # In one piece: the ranks share the pipe.
+        sys.stdout.write(f"rank {domain.rank} failed after {seconds:.1f} s: {str(error).splitlines()[0]}\n")
+        sys.stdout.flush()
+    if how == "raises" and domain.rank == 1:
+        # A process that goes on for a while takes no connection down with it.
+        time.sleep(6)
+    # Without the farewells of a process group whose peers may be gone.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Processes as ranks: over Gloo under torchrun, over MPI under mpiexec."""
+
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from graticule import Domain
+from graticule.domain_parallel import gather_tensor
+from support.ranks import RanksFailedError
+
+_alive: list[Any] = []
+
+
+def domains(transport: str, count: int) -> list[Domain]:
+    """So many domains of all processes, each with traffic of its own."""
+    torch.set_num_threads(1)
+    if transport == "mpi":
+        return [Domain.mpi(f"world{i}") for i in range(count)]
+    dist.init_process_group("gloo")
+    _alive.extend(dist.new_group() for _ in range(count))
+    return [Domain.of(group) for group in _alive]
+
+
+def collect(domain: Domain, value: Any) -> list[Any]:
+    """Every rank's value, in rank order."""
+    mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    sizes = list(torch.ops.graticule.row_offsets(len(mine), domain.group_name, "collect"))
+    whole = gather_tensor(mine, 0, domain).numpy().tobytes()
+    return [pickle.loads(whole[a:b]) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+
+
+def runner(domain: Domain, reports: Domain) -> Callable[[int, Callable[[Domain], Any]], list[Any]]:
+    """What run_ranks is for threads: calls a function on every process; every process gets all results."""
+
+    def run(size: int, body: Callable[[Domain], Any]) -> list[Any]:
+        assert size == domain.size
+        result, error = None, None
+        try:
+            result = body(domain)
+        except Exception as raised:  # noqa: BLE001
+            error = raised
+        everything = collect(reports, (result, error))
+        errors = {rank: error for rank, (_, error) in enumerate(everything) if error is not None}
+        if errors:
+            raise RanksFailedError(errors)
+        return [result for result, _ in everything]
+
+    return run
+
+
+def end(transport: str) -> None:
+    if transport == "gloo":
+        _alive.clear()
+        dist.destroy_process_group()
+    else:
+        torch.ops.graticule_mpi.finalize()
+
+
+def arguments() -> str:
+    return sys.argv[1]
