@@ -2,12 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <functional>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
 
 #include "comm/domain_state.hpp"
-#include "comm/message_header.hpp"
+#include "comm/failure.hpp"
 #include "comm/reason.hpp"
 #include "comm/traffic.hpp"
 #include "graticule/comm/exchange.hpp"
@@ -17,16 +16,49 @@ namespace {
 
 constexpr uint64_t most_ordered_bytes = 64 << 10;
 
-[[noreturn]] void fail(const Domain& domain, const std::string& why) {
-  const std::string text = c10::str(why, " (rank ", domain.rank(), " of ", domain.size(), ")");
-  poison(domain, text);
-  TORCH_CHECK(false, text);
+// A message to every other rank and one from it. Ranks are few and values small: this takes no longer than a
+// transport's own gathering, and headers, failures and mismatches are those of every other message.
+std::vector<at::Tensor> exchange_with_all(const Domain& domain, const at::Tensor& local, const MessageTag& tag,
+                                          const std::string& what) {
+  std::vector<Message> sends;
+  std::vector<Message> receives;
+  std::vector<at::Tensor> result(domain.size());
+  for (int peer = 0; peer < domain.size(); ++peer) {
+    if (peer == domain.rank()) {
+      result[peer] = local.clone(at::MemoryFormat::Contiguous);
+      continue;
+    }
+    sends.push_back({peer, make_buffer(tag, local.options(), local.sizes())});
+    payload(sends.back().buffer, local.scalar_type(), local.sizes()).copy_(local);
+    receives.push_back({peer, make_buffer(tag, local.options(), local.sizes())});
+    result[peer] = payload(receives.back().buffer, local.scalar_type(), local.sizes());
+  }
+  start_exchange(domain, std::move(sends), std::move(receives), what).wait();
+  return result;
 }
 
-uint64_t next_sequence(const Domain& domain) {
-  Domain::State& state = domain.state();
-  const std::lock_guard lock(state.mutex);
-  return state.collectives++;
+std::vector<at::Tensor> gather_by_transport(const Domain& domain, const at::Tensor& local, const std::string& what) {
+  std::vector<std::vector<at::Tensor>> gathered(1);
+  for (int rank = 0; rank < domain.size(); ++rank) {
+    gathered[0].push_back(at::empty_like(local, at::MemoryFormat::Contiguous));
+  }
+  std::vector<at::Tensor> inputs{local.contiguous()};
+  count_sent(local.nbytes() * (domain.size() - 1));
+  try {
+    domain.group()->getBackend(local.device().type())->allgather(gathered, inputs)->wait(domain.timeout());
+  } catch (const std::exception& error) {
+    fail(domain, c10::str(what, ": gathering over the ranks: ", reason(error), where(domain)));
+  }
+  return gathered[0];
+}
+
+// Where numbers that only steer live: on the CPU if the group has a transport for it.
+at::Device steering_device(const Domain& domain) {
+  const auto devices = domain.group()->getDeviceTypes();
+  for (const at::Device& device : devices) {
+    if (device.is_cpu()) return device;
+  }
+  return devices.empty() ? at::Device(at::kCPU) : devices.front();
 }
 
 }  // namespace
@@ -35,40 +67,8 @@ std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local
                                    Facts facts) {
   check_alive(domain);
   facts.add(what).add(static_cast<int64_t>(local.scalar_type())).add(local.sizes().vec());
-  const uint64_t sequence = next_sequence(domain);
-  at::Tensor buffer = make_buffer({facts.hash()}, local.options(), local.sizes());
-  payload(buffer, local.scalar_type(), local.sizes()).copy_(local);
-  if (has_header(buffer)) {
-    MessageHeader& header = header_of(buffer);
-    header.magic = MessageHeader::magic_number;
-    header.sequence = sequence;
-    header.source = domain.rank();
-  }
-  std::vector<std::vector<at::Tensor>> gathered(1);
-  for (int rank = 0; rank < domain.size(); ++rank) gathered[0].push_back(at::zeros_like(buffer));
-  std::vector<at::Tensor> inputs{buffer};
-  count_sent(local.nbytes() * (domain.size() - 1));
-  try {
-    const auto work = domain.group()->getBackend(buffer.device().type())->allgather(gathered, inputs);
-    work->wait(domain.timeout());
-  } catch (const std::exception& error) {
-    fail(domain, c10::str(what, ": gathering over the ranks: ", reason(error)));
-  }
-  std::vector<at::Tensor> result;
-  for (int rank = 0; rank < domain.size(); ++rank) {
-    const at::Tensor& theirs = gathered[0][rank];
-    if (has_header(theirs)) {
-      const MessageHeader& header = header_of(theirs);
-      const MessageHeader& own = header_of(buffer);
-      if (header.magic != own.magic || header.tag != own.tag || header.sequence != own.sequence ||
-          header.bytes != own.bytes || header.source != rank) {
-        fail(domain, c10::str(what, ": rank ", rank,
-                              " takes part with another layer, shape or dtype: the ranks do not make the same calls"));
-      }
-    }
-    result.push_back(payload(theirs, local.scalar_type(), local.sizes()));
-  }
-  return result;
+  if (!local.device().is_cpu()) return gather_by_transport(domain, local, what);
+  return exchange_with_all(domain, local, {facts.hash()}, what);
 }
 
 void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& what) {
@@ -90,14 +90,15 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
   try {
     domain.group()->getBackend(t.device().type())->allreduce(tensors)->wait(domain.timeout());
   } catch (const std::exception& error) {
-    fail(domain, c10::str(what, ": adding over the ranks: ", reason(error)));
+    fail(domain, c10::str(what, ": adding over the ranks: ", reason(error), where(domain)));
   }
   if (!sum.is_same(t)) t.copy_(sum);
 }
 
 std::vector<int64_t> gather_sizes(const Domain& domain, int64_t local_rows, const std::string& what) {
   std::vector<int64_t> offsets{0};
-  for (const at::Tensor& rows : all_gather(domain, at::tensor({local_rows}, at::kLong), what + " (sizes)")) {
+  const at::Tensor local = at::tensor({local_rows}, at::kLong).to(steering_device(domain));
+  for (const at::Tensor& rows : all_gather(domain, local, what + " (sizes)")) {
     offsets.push_back(offsets.back() + rows.item<int64_t>());
   }
   return offsets;

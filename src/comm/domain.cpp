@@ -26,6 +26,9 @@ Domain Domain::from_group_name(const std::string& name) {
     state->size = group->getSize();
     state->sent.resize(state->size);
     state->received.resize(state->size);
+    state->announcements.to.resize(state->size);
+    state->announcements.by.resize(state->size);
+    state->announcements.largest.resize(state->size);
   }
   return Domain(state, std::move(group));
 }

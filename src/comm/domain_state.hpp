@@ -4,13 +4,19 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
-#include <vector>
-
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <unordered_set>
+#include <vector>
 
 #include "graticule/comm/domain.hpp"
 
 namespace graticule::comm {
+
+/// What has been announced to and by each rank, where messages must be announced (announcements.hpp).
+struct Announcements {
+  std::vector<std::unordered_set<uint64_t>> to, by;
+  std::vector<int64_t> largest;  ///< bytes of the largest message announced by each rank
+};
 
 struct Domain::State {
   std::string name;
@@ -20,11 +26,11 @@ struct Domain::State {
 
   explicit State(const c10::intrusive_ptr<c10d::ProcessGroup>& of) : group(of) {}
 
-  std::mutex mutex;                       // guards what follows
-  std::vector<uint64_t> sent, received;   // messages to and from each rank so far
-  uint64_t collectives = 0;
-  std::string failure;                    // why the domain is dead, empty while it is not
-  std::vector<at::Tensor> last_words;     // poison under way: nobody waits for it, so the memory must stay
+  std::mutex mutex;                      // guards what follows
+  std::vector<uint64_t> sent, received;  // messages to and from each rank so far
+  Announcements announcements;
+  std::string failure;                 // why the domain is dead, empty while it is not
+  std::vector<at::Tensor> last_words;  // poison under way: nobody waits for it, so the memory must stay
 };
 
 /// Throws the reason if the domain has failed before.

@@ -7,7 +7,9 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
 
+#include "comm/announcements.hpp"
 #include "comm/domain_state.hpp"
+#include "comm/failure.hpp"
 #include "comm/message_header.hpp"
 #include "comm/reason.hpp"
 #include "comm/traffic.hpp"
@@ -17,22 +19,18 @@ namespace {
 
 std::atomic<uint64_t> sent_bytes{0};
 
-// Every message uses one tag: between two ranks messages keep their order, and the header says which one it is.
-constexpr int transport_tag = 0x6772;
-
-[[noreturn]] void fail(const Domain& domain, const std::string& why) {
-  poison(domain, why);
-  TORCH_CHECK(false, why);
-}
-
-std::string where(const Domain& domain) { return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")"); }
-
 void check_header(const Domain& domain, const Message& message, const MessageTag& tag, uint64_t sequence,
                   const std::string& what) {
   const MessageHeader& header = header_of(message.buffer);
   const uint64_t bytes = message.buffer.numel() - header_bytes;
   if (header.magic == MessageHeader::magic_number && header.kind == MessageKind::poison) {
     fail(domain, c10::str(what, ": rank ", header.source, " failed; its own error says why", where(domain)));
+  }
+  if (header.kind == MessageKind::announce) {
+    fail(domain, c10::str(what, ": rank ", message.peer,
+                          " announces a message of another shape, dtype or layer: the ranks "
+                          "do not make the same calls",
+                          where(domain)));
   }
   if (header.magic != MessageHeader::magic_number || header.bytes != bytes) {
     fail(domain, c10::str(what, ": expected ", bytes, " bytes from rank ", message.peer, ", got ",
@@ -80,6 +78,8 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
   const at::Device device = sends.empty() ? receives[0].buffer.device() : sends[0].buffer.device();
   const auto backend = group->getBackend(device.type());
   const bool coalesce = !device.is_cpu() && backend->supportsCoalescing();
+  const bool announces = device.is_cpu() && must_announce(*backend);
+  if (announces) announce(domain, *backend, sends, receives, pending.what_);
   try {
     if (coalesce) backend->startCoalescing();
     for (Message& message : receives) {
@@ -94,7 +94,8 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
         const std::lock_guard lock(state.mutex);
         pending.expected_.push_back(state.received[message.peer]++);
       }
-      std::vector<at::Tensor> tensors{message.buffer};
+      pending.landings_.push_back(announces ? landing(domain, message) : message.buffer);
+      std::vector<at::Tensor> tensors{pending.landings_.back()};
       pending.works_.push_back(backend->recv(tensors, message.peer, transport_tag));
     }
     for (Message& message : sends) {
@@ -136,7 +137,10 @@ void PendingExchange::wait() {
     } catch (const std::exception& error) {
       fail(domain, c10::str(what_, ": ", work_text(i), ": ", reason(error), where(domain)));
     }
-    if (i < receives_.size() && has_header(receives_[i].buffer)) {
+    if (i >= receives_.size()) continue;
+    at::Tensor& buffer = receives_[i].buffer;
+    if (!buffer.is_same(landings_[i])) buffer.copy_(landings_[i].narrow(0, 0, buffer.numel()));
+    if (has_header(buffer)) {
       check_header(domain, receives_[i], tags_[i], expected_[i], what_);
     }
   }

@@ -7,7 +7,11 @@
 
 namespace graticule::comm {
 
-enum class MessageKind : uint32_t { data = 1, poison = 2 };
+enum class MessageKind : uint32_t {
+  data = 1,      ///< a payload follows
+  poison = 2,    ///< the sender has failed
+  announce = 3,  ///< nothing follows; the next message will be of this tag and size
+};
 
 struct MessageHeader {
   static constexpr uint64_t magic_number = 0x6772617469637531ULL;

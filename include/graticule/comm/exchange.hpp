@@ -44,6 +44,7 @@ class PendingExchange {
   [[nodiscard]] std::string work_text(size_t i) const;
 
   std::vector<Message> sends_, receives_;
+  std::vector<at::Tensor> landings_;  // where the transport writes what is received: the buffer, or a larger one
   std::vector<c10::intrusive_ptr<c10d::Work>> works_;
   std::vector<uint64_t> expected_;
   std::vector<MessageTag> tags_;
