@@ -10,17 +10,19 @@
 
 namespace graticule::apps {
 
-/// Means and standard deviations over the training samples, times, and the area of the sphere. float64, the same on
-/// every rank. The network predicts the residual: what the target is beyond its reference. The reference is the
-/// baseline forecast where targets are the inputs' later values, and 0 otherwise.
+/// Means and standard deviations over the training samples and the area of the sphere. float64, the same on every rank.
+///
+/// The network sees the last input time, and the others as differences to it: tendencies are small beside the state. It
+/// predicts the residual: what the target is beyond its reference. The reference is the baseline forecast where targets
+/// are the inputs' later values, and 0 otherwise.
 struct Normalisation {
   bool from_baseline = true;
-  at::Tensor input_mean, input_deviation;        ///< (C_in)
-  at::Tensor residual_mean, residual_deviation;  ///< (C_out)
+  at::Tensor input_mean, input_deviation;        ///< (C_in, T)
+  at::Tensor residual_mean, residual_deviation;  ///< (C_out, F)
 };
 
-/// `weights` (rows, 1): this rank's share of area_weights. Collective over the domain. A channel that does not vary
-/// gets the deviation 1.
+/// `weights` (rows, 1): this rank's share of area_weights. Collective over the domain. What does not vary gets the
+/// deviation 1.
 Normalisation normalisation_of(const Samples& training, bool from_baseline, const at::Tensor& weights,
                                const std::optional<comm::Domain>& domain);
 

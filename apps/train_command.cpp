@@ -165,14 +165,15 @@ class TrainRun {
     say(to_text(r));
   }
 
-  // The first held-out case at the last output time.
+  // The last held-out case, the furthest from its run's start, at the last output time.
   void draw_case() {
     const auto whole = [&](const at::Tensor& x) {
       const at::Tensor last = x.select(1, x.size(1) - 1).contiguous();
       return cut_.has_value() ? gather_tensor(last, 1, *cut_) : last;
     };
-    const at::Tensor forecast = whole(forecast_samples(model_, data_.test, 0, 1, header_.normalisation)[0]);
-    const at::Tensor truth = whole(data_.test.targets[0]);
+    const int64_t count = data_.test.targets.size(0);
+    const at::Tensor forecast = whole(forecast_samples(model_, data_.test, count - 1, count, header_.normalisation)[0]);
+    const at::Tensor truth = whole(data_.test.targets[count - 1]);
     if (!writes()) return;
     for (size_t i = 0; i < data_.target_names.size(); ++i) {
       const auto channel = static_cast<int64_t>(i);

@@ -84,7 +84,7 @@ TEST(Checkpoint, HoldsAllThatTheNetworkNeeds) {
   EXPECT_EQ(header.options.rows, 13);
   EXPECT_EQ(header.options.channels, 8);
   EXPECT_TRUE(header.normalisation.from_baseline);
-  EXPECT_EQ(header.normalisation.residual_deviation.sizes(), at::IntArrayRef({2}));
+  EXPECT_EQ(header.normalisation.residual_deviation.sizes(), at::IntArrayRef({2, 1}));
   EXPECT_FALSE(std::filesystem::exists(path + ".part"));
   std::filesystem::remove(path);
 }
