@@ -59,10 +59,15 @@ def torchrun(processes: int, script: pathlib.Path, *arguments: str, **environmen
 
 
 def mpiexec(processes: int, script: pathlib.Path, *arguments: str, **environment: str) -> str:
-    """The same over MPI: the launcher that stands beside Python, else the one on the path."""
+    """The same over MPI."""
+    return mpiexec_program(processes, sys.executable, str(script), *arguments, **environment)
+
+
+def mpiexec_program(processes: int, *command: str, **environment: str) -> str:
+    """A program under the launcher that stands beside Python, else the one on the path."""
     beside = pathlib.Path(sys.executable).with_name("mpiexec")
     launcher = str(beside) if beside.exists() else "mpiexec"
-    return _run([launcher, "-n", str(processes), sys.executable, str(script), *arguments], environment)
+    return _run([launcher, "-n", str(processes), *command], environment)
 
 
 def has_mpi() -> bool:
