@@ -1,11 +1,17 @@
 #include "ops/cut_checks.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 
 namespace graticule::ops {
 
 std::string rank_text(const comm::Domain& domain) {
   return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")");
+}
+
+bool under_autocast(const at::Tensor& x) {
+  const c10::DeviceType device = x.device().type();
+  return at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
 }
 
 void check_cut(const at::Tensor& x, const Cut& cut, const comm::Domain& domain) {

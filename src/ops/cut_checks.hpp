@@ -18,6 +18,9 @@ void check_cut(const at::Tensor& x, const Cut& cut, const comm::Domain& domain);
 /// The output's cut for `rows` global output rows: cut.out_offsets where given (checked), else the default.
 rows::Partition checked_output(const Cut& cut, int64_t rows, const comm::Domain& domain);
 
+/// Whether autocast is on for x's device; false on a device that knows none, such as meta.
+bool under_autocast(const at::Tensor& x);
+
 /// "(rank 1 of 4)", for the end of an error.
 std::string rank_text(const comm::Domain& domain);
 

@@ -1,7 +1,6 @@
 #include "graticule/ops/group_norm.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -284,7 +283,7 @@ at::Tensor group_norm(const at::Tensor& x, int64_t num_groups, const Optional& w
   at::Tensor input = x;
   Optional w = weight;
   Optional b = bias;
-  if (at::autocast::is_autocast_enabled(x.device().type())) {
+  if (under_autocast(x)) {
     const at::ScalarType type = autocast_type(x);
     if (type != x.scalar_type()) {
       input = x.to(type);

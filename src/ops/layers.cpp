@@ -1,7 +1,6 @@
 #include "graticule/ops/layers.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -35,7 +34,7 @@ void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::opti
   const int64_t channels = transposed ? weight.size(0) : weight.size(1) * groups;
   TORCH_CHECK_VALUE(x.size(1) == channels, cut.layer, ": expected an input of ", channels, " channels, got ", x.size(1),
                     rank_text(domain));
-  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
+  const bool autocast = under_autocast(x);
   TORCH_CHECK_TYPE(autocast || x.scalar_type() == weight.scalar_type(), cut.layer,
                    ": expected an input of the weight's dtype ", weight.scalar_type(), ", got ", x.scalar_type(),
                    rank_text(domain));

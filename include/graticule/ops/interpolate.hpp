@@ -14,11 +14,11 @@ namespace graticule::ops {
 /// The options of torch.nn.functional.interpolate. Exactly one of size and scale_factor is given, one entry a spatial
 /// dimension; size is the whole grid's.
 struct InterpolateArguments {
-  std::vector<int64_t> size;
-  std::vector<double> scale_factor;
+  std::vector<int64_t> size{};
+  std::vector<double> scale_factor{};
   std::string mode = "nearest";  ///< nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area
-  std::optional<bool> align_corners;
-  std::optional<bool> recompute_scale_factor;
+  std::optional<bool> align_corners{};
+  std::optional<bool> recompute_scale_factor{};
   bool antialias = false;
 };
 
