@@ -48,22 +48,27 @@ at::Tensor CutLayer::on_cut(const at::Tensor& x, int64_t spatial_dims, const com
                     " (rank ", domain.rank(), " of ", domain.size(), ")");
   const bool batched = x.dim() == spatial_dims + 2;
   const at::Tensor input = batched ? x : x.unsqueeze(0);
-  ops::Cut cut;
   // A tensor of one spatial dimension can only be cut along it.
   const bool one_dimension = input.dim() == 3;
-  cut.dim = one_dimension ? 2 : shard_dim_ < 0 ? shard_dim_ + input.dim() : shard_dim_;
-  TORCH_CHECK_VALUE(cut.dim >= 2 && cut.dim < input.dim(), layer_, ": shard_dim ", shard_dim_,
+  const int64_t dim = one_dimension ? 2 : shard_dim_ < 0 ? shard_dim_ + input.dim() : shard_dim_;
+  TORCH_CHECK_VALUE(dim >= 2 && dim < input.dim(), layer_, ": shard_dim ", shard_dim_,
                     " is not a spatial dimension of an input of ", input.dim(), " dimensions (rank ", domain.rank(),
                     " of ", domain.size(), ")");
-  cut.group = domain.name();
-  cut.layer = layer_;
+  const at::Tensor y = forward(input, cut_of(input, dim, domain));
+  return batched ? y : y.squeeze(0);
+}
+
+ops::Cut CutLayer::cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
   if (comm::check_mode()) {
-    comm::check_equal(domain, layer_, c10::str("input ", input.dim(), "-D ", input.scalar_type(), " cut in dimension ", cut.dim));
+    comm::check_equal(domain, layer_, c10::str("input ", x.dim(), "-D ", x.scalar_type(), " cut in dimension ", dim));
     seen_.clear();
   }
-  cut.in_offsets = offsets(input.size(cut.dim), domain);
-  const at::Tensor y = forward(input, cut);
-  return batched ? y : y.squeeze(0);
+  ops::Cut cut;
+  cut.in_offsets = offsets(x.size(dim), domain);
+  cut.dim = dim;
+  cut.group = domain.name();
+  cut.layer = layer_;
+  return cut;
 }
 
 std::vector<int64_t> CutLayer::offsets(int64_t local_rows, const comm::Domain& domain) {

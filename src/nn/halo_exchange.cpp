@@ -16,18 +16,17 @@ HaloExchange::HaloExchange(int64_t width, int64_t dim, std::optional<comm::Domai
 at::Tensor HaloExchange::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value() || halo_width == 0) return x;
-  return on_cut(x, x.dim() - 2, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
-    ops::RowExchange exchange;
-    exchange.offsets = cut.in_offsets;
-    for (int rank = 0; rank < domain->size(); ++rank) {
-      exchange.begins.push_back(cut.in_offsets[rank] - halo_width);
-      exchange.ends.push_back(cut.in_offsets[rank + 1] + halo_width);
-    }
-    exchange.boundary = "zeros";
-    exchange.dim = cut.dim;
-    exchange.group = cut.group;
-    return ops::gather_rows(input, exchange);
-  });
+  const ops::Cut cut = cut_of(x, at::maybe_wrap_dim(shard_dim(), x.dim()), *domain);
+  ops::RowExchange exchange;
+  exchange.offsets = cut.in_offsets;
+  for (int rank = 0; rank < domain->size(); ++rank) {
+    exchange.begins.push_back(cut.in_offsets[rank] - halo_width);
+    exchange.ends.push_back(cut.in_offsets[rank + 1] + halo_width);
+  }
+  exchange.boundary = "zeros";
+  exchange.dim = cut.dim;
+  exchange.group = cut.group;
+  return ops::gather_rows(x, exchange);
 }
 
 at::Tensor HaloExchange::trim(const at::Tensor& x, int64_t before, int64_t after, int64_t dim) {

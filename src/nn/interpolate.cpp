@@ -42,7 +42,9 @@ at::Tensor plain(const at::Tensor& x, const InterpolateOptions& o) {
   if (!o.scale_factor.empty()) options.scale_factor(one_each(o.scale_factor, x.dim() - 2));
   options.mode(mode_of(o.mode)).antialias(o.antialias);
   if (o.align_corners.has_value()) options.align_corners(o.align_corners);
-  if (o.recompute_scale_factor.has_value()) options.recompute_scale_factor(o.recompute_scale_factor);
+  // torch's defaults, said aloud: it warns of each that is left to it.
+  if (o.mode != "nearest" && o.mode != "area") options.align_corners(o.align_corners.value_or(false));
+  if (!o.scale_factor.empty()) options.recompute_scale_factor(o.recompute_scale_factor.value_or(false));
   return torch::nn::functional::interpolate(x, options);
 }
 

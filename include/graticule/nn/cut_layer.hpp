@@ -42,6 +42,9 @@ class CutLayer {
   at::Tensor on_cut(const at::Tensor& x, int64_t spatial_dims, const comm::Domain& domain,
                     const std::function<at::Tensor(const at::Tensor&, const ops::Cut&)>& forward);
 
+  /// The cut of x, whose dimension `dim` (counted from 0) holds this rank's rows. Exchanges sizes as on_cut does.
+  ops::Cut cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain);
+
  private:
   std::vector<int64_t> offsets(int64_t local_rows, const comm::Domain& domain);
 

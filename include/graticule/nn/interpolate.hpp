@@ -16,11 +16,11 @@ namespace graticule {
 /// The options of torch.nn.functional.interpolate. One entry a spatial dimension, or one for all. Exactly one of size
 /// (the whole grid's, on any number of ranks) and scale_factor is given.
 struct InterpolateOptions {
-  std::vector<int64_t> size;
-  std::vector<double> scale_factor;
+  std::vector<int64_t> size{};
+  std::vector<double> scale_factor{};
   std::string mode = "bilinear";
-  std::optional<bool> align_corners;
-  std::optional<bool> recompute_scale_factor;
+  std::optional<bool> align_corners{};
+  std::optional<bool> recompute_scale_factor{};
   bool antialias = false;
 };
 
