@@ -9,6 +9,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
 
+#include "comm/domain_state.hpp"
 #include "mpi/mpi_backend.hpp"
 #include "mpi/mpi_error.hpp"
 #include "mpi/mpi_work.hpp"
@@ -40,6 +41,15 @@ bool is_finalized() {
   int flag = 0;
   GRATICULE_MPI(MPI_Finalized(&flag));
   return flag != 0;
+}
+
+bool has_failed(const std::string& name) {
+  try {
+    comm::check_alive(comm::Domain::from_group_name(name));
+    return false;
+  } catch (const c10::Error&) {
+    return true;
+  }
 }
 
 void check_thread_level() {
@@ -112,8 +122,10 @@ void destroy_group(const std::string& name) {
     group = found->second;
     groups().erase(found);
   }
+  const bool failed = has_failed(name);
   c10d::unregister_process_group(name);
-  group.backend->release();
+  // What a failure left on its way would meet the next communicator to which MPI gives the same context.
+  if (!failed) group.backend->release();
 }
 
 TORCH_LIBRARY(graticule_mpi, m) {

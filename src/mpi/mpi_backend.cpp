@@ -63,7 +63,11 @@ std::vector<MPI_Request> MpiBackend::in_pieces(const at::Tensor& t, int64_t unit
 
 void MpiBackend::release() {
   const std::lock_guard lock(mpi_mutex());
-  if (communicator_ != MPI_COMM_NULL) GRATICULE_MPI(MPI_Comm_free(&communicator_));
+  if (communicator_ == MPI_COMM_NULL) return;
+  int unreceived = 0;
+  GRATICULE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, communicator_, &unreceived, MPI_STATUS_IGNORE));
+  if (unreceived == 0) GRATICULE_MPI(MPI_Comm_free(&communicator_));
+  communicator_ = MPI_COMM_NULL;
 }
 
 c10::intrusive_ptr<Work> MpiBackend::send(std::vector<at::Tensor>& tensors, int to, int tag) {

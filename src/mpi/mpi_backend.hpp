@@ -26,7 +26,7 @@ class MpiBackend : public c10d::Backend {
                                            const c10d::BroadcastOptions& options) override;
   c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions&) override;
 
-  /// Frees the communicator; collective. Later calls throw.
+  /// Frees the communicator, unless messages lie in it that nobody received; collective. Later calls throw.
   void release();
 
  private:

@@ -27,7 +27,8 @@ std::string create_group(MPI_Comm communicator, const std::string& name);
 /// The domain of the communicator's ranks: create_group, then Domain::from_group_name.
 comm::Domain create_domain(MPI_Comm communicator, const std::string& name);
 
-/// Takes the group out of the registry and frees its communicator. Collective.
+/// Takes the group out of the registry and frees its communicator; after a failure the communicator stays, since MPI
+/// could hand messages that are still on their way to a later one. Collective.
 void destroy_group(const std::string& name);
 
 }  // namespace graticule::mpi
