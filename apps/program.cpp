@@ -22,6 +22,7 @@ namespace {
 
 constexpr int failure = 1;
 constexpr int wrong_usage = 2;
+constexpr std::chrono::milliseconds message_delay{1000};
 
 std::string usage() {
   return "usage: graticule COMMAND [OPTION...]\n"
@@ -58,9 +59,11 @@ std::string message_of(const std::exception& error) {
 
 [[noreturn]] void end_all_ranks(const std::string& message, int rank, int ranks) {
   // An error that all ranks meet is told once: by rank 0, which ends the others while they wait.
-  if (rank != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  if (rank != 0) std::this_thread::sleep_for(2 * message_delay);
   fmt::print(stderr, "graticule: {} (rank {} of {})\n", message, rank, ranks);
   std::fflush(nullptr);
+  // mpiexec drops what it has not passed on yet when a rank aborts.
+  std::this_thread::sleep_for(message_delay);
   MPI_Abort(MPI_COMM_WORLD, failure);
   std::_Exit(failure);
 }

@@ -143,7 +143,7 @@ def check_help(program: Program) -> None:
 
 def check_real_data(program: Program, folder: Path) -> None:
     path = Path(os.environ["GRATICULE_TEST_DATA"]) / "eraint_uvz.nc"
-    arguments = ["--data", str(path), "--inputs", "z", "--targets", "u,v", "--channels", "16", "--batch", "1"]
+    arguments = ["--data", str(path), "--inputs", "z", "--targets", "u,v", "--channels", "16", "--batch", "3"]
     lines = program.train(2, folder, *arguments, "--steps", "6")
     assert lines[5]["loss"] < lines[0]["loss"]
     check_report(folder, lines[-1], 2, 241, 480, ["u", "v"])
