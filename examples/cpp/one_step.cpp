@@ -1,6 +1,5 @@
 #include <graticule/graticule.hpp>
 #include <graticule/mpi/mpi.hpp>
-
 #include <iostream>
 
 int main() {

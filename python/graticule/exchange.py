@@ -44,6 +44,7 @@ def gather_rows(
     Raises:
         ValueError, RuntimeError: on every rank before any message where the arguments cannot be met; within the timeout
             where the ranks' arguments differ.
+
     """
     lon = -1 if lon_dim is None else lon_dim % x.dim()
     return torch.ops.graticule.gather_rows(

@@ -16,7 +16,7 @@ class PeriodicConv2d(nn.Module):
         self.conv = nn.Conv2d(dim_in, dim_out, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C', H', W')."""
+        """X (B, C, H, W) -> (B, C', H', W')."""
         p = self.padding
         x = F.pad(x, (p, p, 0, 0), mode="circular")
         return self.conv(F.pad(x, (0, 0, p, p), mode="reflect"))

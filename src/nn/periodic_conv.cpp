@@ -11,7 +11,8 @@ namespace graticule {
 
 PeriodicConv2dImpl::PeriodicConv2dImpl(int64_t channels_in, int64_t channels_out, int64_t kernel_size, int64_t pad)
     : padding(pad),
-      conv(register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(channels_in, channels_out, kernel_size)))) {}
+      conv(register_module("conv",
+                           torch::nn::Conv2d(torch::nn::Conv2dOptions(channels_in, channels_out, kernel_size)))) {}
 
 at::Tensor PeriodicConv2dImpl::forward(const at::Tensor& x) {
   const at::Tensor around = at::pad(x, {padding, padding, 0, 0}, "circular");

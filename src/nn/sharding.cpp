@@ -17,7 +17,8 @@ void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type,
   if (parameters.empty()) return;
   std::vector<at::Tensor> flat;
   for (const at::Tensor& p : parameters) {
-    flat.push_back(p.grad().defined() ? p.grad().reshape({-1}).to(type) : at::zeros({p.numel()}, p.options().dtype(type)));
+    flat.push_back(p.grad().defined() ? p.grad().reshape({-1}).to(type)
+                                      : at::zeros({p.numel()}, p.options().dtype(type)));
   }
   at::Tensor bucket = at::cat(flat);
   comm::all_reduce_sum_(domain, bucket, "sync_domain_gradients");

@@ -17,8 +17,8 @@ std::vector<int64_t> padded_offsets(const std::vector<int64_t>& offsets, int64_t
 /// padded_offsets(cut.in_offsets, before, after). Differentiable. All ranks must call.
 at::Tensor pad_rows(const at::Tensor& x, int64_t before, int64_t after, const std::string& mode, const Cut& cut);
 
-/// x padded in every spatial dimension but cut.dim, as torch.nn.functional.pad does in mode zeros, reflect, replicate or
-/// circular. One entry a spatial dimension; the cut dimension's is ignored. Local; a shard of no rows is welcome.
+/// x padded in every spatial dimension but cut.dim, as torch.nn.functional.pad does in mode zeros, reflect, replicate
+/// or circular. One entry a spatial dimension; the cut dimension's is ignored. Local; a shard of no rows is welcome.
 at::Tensor pad_across(const at::Tensor& x, const std::vector<int64_t>& before, const std::vector<int64_t>& after,
                       const std::string& mode, const Cut& cut);
 

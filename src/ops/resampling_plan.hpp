@@ -28,8 +28,8 @@ struct ResamplingKey {
 
 struct ResamplingPlan {
   std::vector<rows::Taps<double>> taps;  ///< one for every global output row
-  /// The same for the adjoint. They differ where ATen's own forward and backward do: with a scale factor that leaves the
-  /// size as it is (antialias: only its forward copies then; nearest: only its backward) or doubles it (nearest).
+  /// The same for the adjoint. They differ where ATen's own forward and backward do: with a scale factor that leaves
+  /// the size as it is (antialias: only its forward copies then; nearest: only its backward) or doubles it (nearest).
   std::vector<rows::Taps<double>> adjoint_taps;
   std::vector<rows::Interval> inputs;   ///< input rows that each rank's output rows are made of
   std::vector<rows::Interval> outputs;  ///< output rows that each rank's input rows are part of

@@ -1,15 +1,15 @@
 // Messages between ranks, all of an exchange posted together.
 //
 // A message on the CPU travels behind a header that says what it is: transports deliver a message that is shorter than
-// the receiver expects without a word, and two ranks that disagree may well send messages of equal size. On other devices
-// there is no header, since reading it would wait for the device.
+// the receiver expects without a word, and two ranks that disagree may well send messages of equal size. On other
+// devices there is no header, since reading it would wait for the device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include <cstdint>
 #include <string>
+#include <torch/csrc/distributed/c10d/Work.hpp>
 #include <vector>
 
 #include "graticule/comm/domain.hpp"
@@ -56,8 +56,8 @@ class PendingExchange {
 PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends, std::vector<Message> receives,
                                std::string what);
 
-/// Tells the other ranks, as well as can be done without their help, that this one has failed, so that they need not wait
-/// for the timeout. The domain is dead on this rank after that: every later call throws `why`.
+/// Tells the other ranks, as well as can be done without their help, that this one has failed, so that they need not
+/// wait for the timeout. The domain is dead on this rank after that: every later call throws `why`.
 void poison(const Domain& domain, const std::string& why);
 
 /// Bytes of payload that this process has sent by exchanges and collectives so far.

@@ -14,9 +14,9 @@
 namespace graticule {
 
 /// A convolution over D spatial dimensions, one of them cut. `conv` keeps its parameters, which are this module's too,
-/// below the name "conv". forward takes this rank's rows (N, C, spatial...) or (C, spatial...) and gives this rank's rows
-/// of what `conv` gives on the uncut tensor. All ranks of the domain must call. Without a domain, or on one rank, `conv`
-/// itself.
+/// below the name "conv". forward takes this rank's rows (N, C, spatial...) or (C, spatial...) and gives this rank's
+/// rows of what `conv` gives on the uncut tensor. All ranks of the domain must call. Without a domain, or on one rank,
+/// `conv` itself.
 template <size_t D, typename Conv>
 class DomainParallelConvImpl : public torch::nn::Module, public CutLayer {
  public:
@@ -43,20 +43,22 @@ class DomainParallelConvTransposeImpl : public torch::nn::Module, public CutLaye
   HaloExchange halo_exchange;
 };
 
-#define GRATICULE_CONV_MODULE(Name, Base, D, Conv, default_dim)                                              \
-  class Name##Impl : public Base<D, Conv> {                                                                  \
-   public:                                                                                                   \
-    explicit Name##Impl(Conv module, int64_t shard_dim = default_dim,                                        \
-                        std::optional<comm::Domain> domain = std::nullopt)                                   \
-        : Base<D, Conv>(std::move(module), shard_dim, std::move(domain), #Name) {}                           \
-  };                                                                                                         \
+#define GRATICULE_CONV_MODULE(Name, Base, D, Conv, default_dim)                    \
+  class Name##Impl : public Base<D, Conv> {                                        \
+   public:                                                                         \
+    explicit Name##Impl(Conv module, int64_t shard_dim = default_dim,              \
+                        std::optional<comm::Domain> domain = std::nullopt)         \
+        : Base<D, Conv>(std::move(module), shard_dim, std::move(domain), #Name) {} \
+  };                                                                               \
   TORCH_MODULE(Name)
 
 GRATICULE_CONV_MODULE(DomainParallelConv1d, DomainParallelConvImpl, 1, torch::nn::Conv1d, -1);
 GRATICULE_CONV_MODULE(DomainParallelConv2d, DomainParallelConvImpl, 2, torch::nn::Conv2d, -2);
 GRATICULE_CONV_MODULE(DomainParallelConv3d, DomainParallelConvImpl, 3, torch::nn::Conv3d, 3);
-GRATICULE_CONV_MODULE(DomainParallelConvTranspose1d, DomainParallelConvTransposeImpl, 1, torch::nn::ConvTranspose1d, -1);
-GRATICULE_CONV_MODULE(DomainParallelConvTranspose2d, DomainParallelConvTransposeImpl, 2, torch::nn::ConvTranspose2d, -2);
+GRATICULE_CONV_MODULE(DomainParallelConvTranspose1d, DomainParallelConvTransposeImpl, 1, torch::nn::ConvTranspose1d,
+                      -1);
+GRATICULE_CONV_MODULE(DomainParallelConvTranspose2d, DomainParallelConvTransposeImpl, 2, torch::nn::ConvTranspose2d,
+                      -2);
 GRATICULE_CONV_MODULE(DomainParallelConvTranspose3d, DomainParallelConvTransposeImpl, 3, torch::nn::ConvTranspose3d, 3);
 
 #undef GRATICULE_CONV_MODULE

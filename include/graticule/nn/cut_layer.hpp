@@ -22,8 +22,8 @@ std::optional<comm::Domain> default_domain();
 /// A layer's place: its name, the cut dimension, its domain, and the cuts of the inputs it has seen.
 class CutLayer {
  public:
-  /// `shard_dim` counts from the end where negative, else in the batched layout (N, C, spatial...). `domain`: nullopt for
-  /// the process-wide one.
+  /// `shard_dim` counts from the end where negative, else in the batched layout (N, C, spatial...). `domain`: nullopt
+  /// for the process-wide one.
   CutLayer(std::string layer, int64_t shard_dim, std::optional<comm::Domain> domain);
 
   [[nodiscard]] int64_t shard_dim() const { return shard_dim_; }

@@ -23,7 +23,8 @@ struct ConvolutionOptions {
   int64_t groups = 1;
 };
 
-/// Where the rows of a layer lie: its input's cut, its output's cut, the cut dimension, the domain and the layer's name.
+/// Where the rows of a layer lie: its input's cut, its output's cut, the cut dimension, the domain and the layer's
+/// name.
 struct Placement {
   rows::Partition input;
   rows::Partition output;

@@ -22,8 +22,8 @@ struct InterpolateArguments {
   bool antialias = false;
 };
 
-/// torch.nn.functional.interpolate of the whole tensor: this rank's rows. Differentiable, twice too. All ranks must call.
-/// Across the cut ATen interpolates; along it rows are weighted by ATen's coordinates.
+/// torch.nn.functional.interpolate of the whole tensor: this rank's rows. Differentiable, twice too. All ranks must
+/// call. Across the cut ATen interpolates; along it rows are weighted by ATen's coordinates.
 at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& arguments, const Cut& cut);
 
 }  // namespace graticule::ops

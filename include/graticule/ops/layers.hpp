@@ -3,8 +3,8 @@
 // Every function takes this rank's rows of a batched tensor (N, C, spatial...), the cut of its input, the cut of its
 // output (empty: the input's where the number of rows is the same, else the balanced one), the cut dimension (counted
 // from 0, a spatial one), the name of the process group and the layer's name for errors. All ranks of the group must
-// call. Arguments are checked against what every rank knows before any message is sent; c10::Error names the layer, what
-// was expected, what came and the rank.
+// call. Arguments are checked against what every rank knows before any message is sent; c10::Error names the layer,
+// what was expected, what came and the rank.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -18,8 +18,8 @@ enum class Boundary {
 
 /// Where a row of the extended grid comes from.
 struct Source {
-  int64_t row = -1;           ///< a row of the grid, or -1: zeros
-  bool across_pole = false;   ///< seen from the other side of a pole: half the longitudes away, vectors flipped
+  int64_t row = -1;          ///< a row of the grid, or -1: zeros
+  bool across_pole = false;  ///< seen from the other side of a pole: half the longitudes away, vectors flipped
 
   friend constexpr bool operator==(const Source&, const Source&) = default;
 };

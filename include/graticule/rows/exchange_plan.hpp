@@ -13,12 +13,12 @@ namespace graticule::rows {
 /// A run of wanted rows that one owner supplies: wanted rows [wanted, wanted + count) are source rows
 /// source, source + step, ... ; step 0 repeats one row.
 struct Segment {
-  int64_t wanted = 0;         ///< first row, in the extended grid
+  int64_t wanted = 0;  ///< first row, in the extended grid
   int64_t count = 0;
-  int64_t source = 0;         ///< source of the first row
-  int step = 1;               ///< 1, 0 or -1
+  int64_t source = 0;  ///< source of the first row
+  int step = 1;        ///< 1, 0 or -1
   bool across_pole = false;
-  int owner = -1;             ///< the rank that holds the source rows, or -1: zeros
+  int owner = -1;  ///< the rank that holds the source rows, or -1: zeros
 
   /// Source rows, each once, in ascending order: what travels.
   [[nodiscard]] constexpr Interval source_rows() const {
@@ -48,9 +48,9 @@ struct ExchangePlan {
   std::vector<Interval> wanted;
   Boundary boundary;
   int rank;
-  std::vector<Segment> local;           ///< rows of this rank's own, and zeros
-  std::vector<PeerSegments> receives;   ///< ascending by peer
-  std::vector<PeerSegments> sends;      ///< ascending by peer; the segments are those of the peer's wanted rows
+  std::vector<Segment> local;          ///< rows of this rank's own, and zeros
+  std::vector<PeerSegments> receives;  ///< ascending by peer
+  std::vector<PeerSegments> sends;     ///< ascending by peer; the segments are those of the peer's wanted rows
 
   /// Rows that this rank owns, and rows that it gets.
   [[nodiscard]] Interval owned() const { return partition.interval(rank); }

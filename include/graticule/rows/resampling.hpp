@@ -1,8 +1,8 @@
 // Interpolation along the cut dimension: which rows an output row is made of, with which weights.
 //
 // Coordinates and weights follow ATen's CPU and CUDA kernels (aten/src/ATen/native/UpSample.h and
-// cpu/UpSampleKernel.cpp of PyTorch 2.13), in the type Real that ATen computes them in: float for tensors of float32 and
-// narrower, double for float64.
+// cpu/UpSampleKernel.cpp of PyTorch 2.13), in the type Real that ATen computes them in: float for tensors of float32
+// and narrower, double for float64.
 #pragma once
 
 #include <algorithm>

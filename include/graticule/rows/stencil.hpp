@@ -29,15 +29,15 @@ struct Stencil {
 
 /// Coarse rows whose windows touch fine rows `fine`, and as few more as are needed for their windows, from the first to
 /// the last, to cover `fine` without a gap at either end; may lie beyond the grid.
-/// For stride <= span this is [ceil((a + p - d (k - 1)) / s), floor((b - 1 + p) / s) + 1). With a stride longer than the
-/// span some fine rows are touched by no window; then the neighbouring windows are included.
+/// For stride <= span this is [ceil((a + p - d (k - 1)) / s), floor((b - 1 + p) / s) + 1). With a stride longer than
+/// the span some fine rows are touched by no window; then the neighbouring windows are included.
 [[nodiscard]] constexpr Interval coarse_rows(const Stencil& s, Interval fine) {
   if (fine.empty()) return {0, 0};
   const int64_t reach = s.span() - 1;
-  const int64_t first = std::min(ceil_div(fine.begin + s.padding - reach, s.stride),
-                                 floor_div(fine.begin + s.padding, s.stride));
-  const int64_t last = std::max(floor_div(fine.end - 1 + s.padding, s.stride),
-                                ceil_div(fine.end - 1 + s.padding - reach, s.stride));
+  const int64_t first =
+      std::min(ceil_div(fine.begin + s.padding - reach, s.stride), floor_div(fine.begin + s.padding, s.stride));
+  const int64_t last =
+      std::max(floor_div(fine.end - 1 + s.padding, s.stride), ceil_div(fine.end - 1 + s.padding - reach, s.stride));
   return {first, last + 1};
 }
 

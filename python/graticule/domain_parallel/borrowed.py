@@ -103,7 +103,8 @@ class BorrowingLayer(nn.Module):
 def cut_dimension(shard_dim: int, dims: int, layer: str) -> int:
     """The cut dimension of a batched tensor of `dims` dimensions.
 
-    A negative shard_dim counts from the end, another in the layout (N, C, spatial...); a tensor of one spatial dimension
+    A negative shard_dim counts from the end, another in the layout (N, C, spatial...); a tensor of one spatial
+    dimension
     is cut along that. ValueError where it is not a spatial dimension.
     """
     dim = 2 if dims == 3 else shard_dim + dims if shard_dim < 0 else shard_dim

@@ -42,7 +42,8 @@ def convert_to_domain_parallel(
 
     In place; returns the model (or the layer, where the model itself is one). State-dict keys and parameter names stay
     as they were. Left as they are: convolutions that are local on any cut (kernel 1, stride 1 and no padding along the
-    cut), modules that treat every row alone, and layers that are cut already. What forward() does with functions (F.pad,
+    cut), modules that treat every row alone, and layers that are cut already. What forward() does with functions
+    (F.pad,
     roll, means over space, reshapes, ...) cannot be seen from outside: look for it yourself.
 
     Args:
@@ -59,10 +60,12 @@ def convert_to_domain_parallel(
 
     Raises:
         ValueError: for such modules, before anything is changed.
+
     """
     custom = dict(custom_converters or {})
     unhandled = [
-        f"{name or 'the model itself'} ({type(module).__name__})" for name, module in _unhandled(model, shard_dim, custom)
+        f"{name or 'the model itself'} ({type(module).__name__})"
+        for name, module in _unhandled(model, shard_dim, custom)
     ]
     if unhandled:
         message = (

@@ -18,7 +18,8 @@ def sync_domain_gradients(model: nn.Module, manager: Any = None) -> None:
     """Sums every parameter's gradient over the domain, in place. Call once a step, after the last backward.
 
     A cut layer leaves in `.grad` this rank's part of the gradient. Every rank of the domain must call with the same
-    model. Parameters that require no gradient take no part; one that has a gradient on some ranks only counts as zero on
+    model. Parameters that require no gradient take no part; one that has a gradient on some ranks only counts as zero
+    on
     the others. Half-precision gradients are added in float32.
     """
     domain = active_domain(manager)

@@ -14,7 +14,8 @@ from graticule.domain_parallel.manager import active_domain
 class HaloExchange(nn.Module):
     """Adds to a shard the `halo_width` rows before and after it: other ranks' rows, zeros beyond the grid.
 
-    Any width, over as many ranks as it takes. Differentiable by the adjoint: gradients of halo rows travel back to their
+    Any width, over as many ranks as it takes. Differentiable by the adjoint: gradients of halo rows travel back to
+    their
     owners and are added. All ranks of the domain must call. Without a domain, or on one rank, x itself.
     """
 

@@ -46,7 +46,7 @@ def conv_transpose_halo_width(kernel: int, stride: int, padding: int, dilation: 
 class _ConvBase(BorrowingLayer):
     """What convolutions and transposed convolutions share."""
 
-    def __init__(self, conv: Any, shard_dim: int, domain: Any, rows: Rows, kind: type) -> None:
+    def __init__(self, conv: Any, shard_dim: int, domain: Any, rows: Rows, kind: Any) -> None:
         if not isinstance(conv, kind):
             raise TypeError(f"{type(self).__name__}: expected a {kind.__name__}, got {type(conv).__name__}")
         super().__init__("conv", conv, shard_dim, domain, rows)
@@ -156,7 +156,8 @@ class DomainParallelConv1d(_Conv):
 class DomainParallelConv2d(_Conv):
     """nn.Conv2d of (B, C, H_local, W): this rank's rows of the convolution of the whole grid, for every option.
 
-    Attributes conv, shard_dim, halo_exchange, weight, bias. `domain` is what graticule.Domain.of takes, the process-wide
+    Attributes conv, shard_dim, halo_exchange, weight, bias. `domain` is what graticule.Domain.of takes, the
+    process-wide
     manager unless given; `rows` the whole input's rows or the offsets of its cut, exchanged once unless given.
     All ranks of the domain must call; every gradient of a parameter is this rank's part (see sync_domain_gradients).
     """
@@ -194,7 +195,10 @@ class DomainParallelConvTranspose3d(_ConvTranspose):
 
 
 class DomainParallelGroupNorm(BorrowingLayer):
-    """nn.GroupNorm over the whole grid, of 3 to 5 dimensions; of (B, C, L) the last is cut. A shard may have no rows."""
+    """nn.GroupNorm over the whole grid, of 3 to 5 dimensions; of (B, C, L) the last is cut.
+
+    A shard may have no rows.
+    """
 
     def __init__(self, norm: nn.GroupNorm, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
         if not isinstance(norm, nn.GroupNorm):
@@ -235,7 +239,7 @@ class DomainParallelGroupNorm(BorrowingLayer):
 
 
 class DomainParallelPeriodicConv2d(BorrowingLayer):
-    """A module with attributes conv and padding that pads longitudes circularly and latitudes by reflection before conv.
+    """A module that pads longitudes circularly and latitudes by reflection before its convolution.
 
     Such as graticule.PeriodicConv2d. Of (B, C, H_local, W), cut along H. Attributes conv, padding, shard_dim,
     halo_exchange, weight, bias.
@@ -304,6 +308,7 @@ class DomainParallelInterpolate(nn.Module):
         shard_dim: the cut dimension.
         scale_factor, align_corners, recompute_scale_factor, antialias: as in F.interpolate.
         domain, rows: as for DomainParallelConv2d.
+
     """
 
     def __init__(

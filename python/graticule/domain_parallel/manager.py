@@ -20,6 +20,7 @@ class DomainParallelManager:
 
     Raises:
         ValueError: where the sizes do not divide, or world_size is not that of torch.distributed.
+
     """
 
     def __init__(self, world_size: int, domain_parallel_size: int, shard_dim: int = -2) -> None:
@@ -39,12 +40,10 @@ class DomainParallelManager:
         self.data_parallel_size = world_size // domain_parallel_size
         self.shard_dim = shard_dim
         self._rank = dist.get_rank()
-        # Every rank takes part in making every group. The groups are the library's own: nobody else's traffic is in them.
+        # Every rank takes part in making every group. The groups are the library's own: nobody else's
+        # traffic is in them.
         self._domain_group = self._make_groups(
-            [
-                list(range(first, first + domain_parallel_size))
-                for first in range(0, world_size, domain_parallel_size)
-            ]
+            [list(range(first, first + domain_parallel_size)) for first in range(0, world_size, domain_parallel_size)]
         )
         self._data_parallel_group = self._make_groups(
             [list(range(place, world_size, domain_parallel_size)) for place in range(domain_parallel_size)]

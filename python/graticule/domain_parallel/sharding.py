@@ -13,7 +13,8 @@ from graticule.domain_parallel.manager import active_domain
 def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     """This rank's rows of a tensor that every rank holds whole, cut in balance: rank r gets from r * G // N on.
 
-    Sizes need not divide. Differentiable: the gradient on this rank is that of its own rows, zero elsewhere. No message.
+    Sizes need not divide. Differentiable: the gradient on this rank is that of its own rows, zero elsewhere. No
+    message.
     Without a domain, or on one rank, x itself.
     """
     domain = active_domain(manager)
