@@ -241,8 +241,8 @@ class DomainParallelGroupNorm(BorrowingLayer):
 class DomainParallelPeriodicConv2d(BorrowingLayer):
     """A module that pads longitudes circularly and latitudes by reflection before its convolution.
 
-    Such as graticule.PeriodicConv2d. Of (B, C, H_local, W), cut along H. Attributes conv, padding, shard_dim,
-    halo_exchange, weight, bias.
+    It has attributes conv and padding, as graticule.PeriodicConv2d has. Of (B, C, H_local, W), cut along H. Attributes
+    conv, padding, shard_dim, halo_exchange, weight, bias.
     """
 
     def __init__(self, periodic_conv: Any, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
