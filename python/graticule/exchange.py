@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 from graticule.domain import Domain
+from graticule.environment import check_mode
+
+
+def wrapped_dimension(dim: int, x: Tensor, name: str) -> int:
+    """`dim` counted from 0. IndexError where x has no such dimension."""
+    if not -x.dim() <= dim < x.dim():
+        raise IndexError(f"{name}: expected a dimension from {-x.dim()} to {x.dim() - 1}, got {dim}")
+    return dim % x.dim()
+
+
+def _compare_in_check_mode(name: str, x: Tensor, dim: int, domain: Domain, arguments: Any) -> None:
+    if check_mode():
+        sizes = [s for d, s in enumerate(x.shape) if d != dim]
+        torch.ops.graticule.check_equal(name, f"{x.dtype} {sizes} dim {dim} {arguments}", domain.group_name)
 
 
 def gather_rows(
@@ -46,19 +60,12 @@ def gather_rows(
             where the ranks' arguments differ.
 
     """
-    lon = -1 if lon_dim is None else lon_dim % x.dim()
-    return torch.ops.graticule.gather_rows(
-        x,
-        list(offsets),
-        list(begins),
-        list(ends),
-        boundary,
-        dim % x.dim(),
-        lon,
-        row_on_pole,
-        flip_sign,
-        Domain.of(domain).group_name,
-    )
+    lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, x, "gather_rows")
+    dim = wrapped_dimension(dim, x, "gather_rows")
+    within = Domain.of(domain)
+    rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
+    _compare_in_check_mode("gather_rows", x, dim, within, rest)
+    return torch.ops.graticule.gather_rows(x, *rest, within.group_name)
 
 
 def fold_rows(
@@ -77,16 +84,9 @@ def fold_rows(
 
     Arguments and errors are those of gather_rows. All ranks must call.
     """
-    lon = -1 if lon_dim is None else lon_dim % g.dim()
-    return torch.ops.graticule.fold_rows(
-        g,
-        list(offsets),
-        list(begins),
-        list(ends),
-        boundary,
-        dim % g.dim(),
-        lon,
-        row_on_pole,
-        flip_sign,
-        Domain.of(domain).group_name,
-    )
+    lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, g, "fold_rows")
+    dim = wrapped_dimension(dim, g, "fold_rows")
+    within = Domain.of(domain)
+    rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
+    _compare_in_check_mode("fold_rows", g, dim, within, rest)
+    return torch.ops.graticule.fold_rows(g, *rest, within.group_name)

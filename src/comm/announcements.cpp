@@ -52,6 +52,7 @@ bool must_announce(const c10d::Backend& backend) { return backend.getBackendName
 
 void announce(const Domain& domain, c10d::Backend& backend, const std::vector<Message>& sends,
               const std::vector<Message>& receives, const std::string& what) {
+  const std::chrono::milliseconds timeout = domain.timeout();
   Domain::State& state = domain.state();
   std::vector<std::pair<const Message*, at::Tensor>> fresh;
   std::vector<at::Tensor> kept;
@@ -76,7 +77,7 @@ void announce(const Domain& domain, c10d::Backend& backend, const std::vector<Me
       works.push_back(backend.send(note, message.peer, transport_tag));
       kept.push_back(note[0]);
     }
-    for (const auto& work : works) work->wait(domain.timeout());
+    for (const auto& work : works) work->wait(timeout);
   } catch (const std::exception& error) {
     fail(domain, c10::str(what, ": announcing a message: ", reason(error), where(domain)));
   }

@@ -44,8 +44,9 @@ std::vector<at::Tensor> gather_by_transport(const Domain& domain, const at::Tens
   }
   std::vector<at::Tensor> inputs{local.contiguous()};
   count_sent(local.nbytes() * (domain.size() - 1));
+  const std::chrono::milliseconds timeout = domain.timeout();
   try {
-    domain.group()->getBackend(local.device().type())->allgather(gathered, inputs)->wait(domain.timeout());
+    domain.group()->getBackend(local.device().type())->allgather(gathered, inputs)->wait(timeout);
   } catch (const std::exception& error) {
     fail(domain, c10::str(what, ": gathering over the ranks: ", reason(error), where(domain)));
   }
@@ -87,8 +88,9 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
   at::Tensor sum = t.contiguous();
   std::vector<at::Tensor> tensors{sum};
   count_sent(t.nbytes());
+  const std::chrono::milliseconds timeout = domain.timeout();
   try {
-    domain.group()->getBackend(t.device().type())->allreduce(tensors)->wait(domain.timeout());
+    domain.group()->getBackend(t.device().type())->allreduce(tensors)->wait(timeout);
   } catch (const std::exception& error) {
     fail(domain, c10::str(what, ": adding over the ranks: ", reason(error), where(domain)));
   }

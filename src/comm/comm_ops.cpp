@@ -11,8 +11,8 @@
 namespace graticule::comm {
 namespace {
 
-at::Tensor& all_reduce_sum_op(at::Tensor& x, c10::string_view group) {
-  all_reduce_sum_(Domain::from_group_name(std::string(group)), x, "all_reduce_sum_");
+at::Tensor& all_reduce_sum_op(at::Tensor& x, c10::string_view group, c10::string_view layer) {
+  all_reduce_sum_(Domain::from_group_name(std::string(group)), x, std::string(layer));
   return x;
 }
 
@@ -37,7 +37,7 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
         [](c10::string_view layer, c10::string_view facts, c10::string_view group) {
           check_equal(Domain::from_group_name(std::string(group)), std::string(layer), std::string(facts));
         });
-  m.def("all_reduce_sum_(Tensor(a!) x, str group) -> Tensor(a!)");
+  m.def("all_reduce_sum_(Tensor(a!) x, str group, str layer=\"all_reduce_sum_\") -> Tensor(a!)");
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) { m.impl("all_reduce_sum_", all_reduce_sum_op); }
 

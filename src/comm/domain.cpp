@@ -1,5 +1,6 @@
 #include "graticule/comm/domain.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <unordered_map>
@@ -41,8 +42,13 @@ const c10::intrusive_ptr<c10d::ProcessGroup>& Domain::group() const { return gro
 std::chrono::milliseconds Domain::timeout() const {
   // Read at every call: a program may set it after the library is loaded.
   const char* text = std::getenv("GRATICULE_TIMEOUT");
-  const double seconds = text == nullptr ? 0 : std::strtod(text, nullptr);
-  return std::chrono::milliseconds(static_cast<int64_t>((seconds > 0 ? seconds : 60) * 1000));
+  if (text == nullptr || *text == '\0') return std::chrono::seconds(60);
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  TORCH_CHECK_VALUE(*end == '\0' && seconds > 0, "GRATICULE_TIMEOUT: expected a number of seconds over 0, got ", text,
+                    " (rank ", rank(), " of ", size(), ")");
+  constexpr double year = 365 * 86400.0;
+  return std::chrono::milliseconds(static_cast<int64_t>(std::min(seconds, year) * 1000));
 }
 
 void check_alive(const Domain& domain) {

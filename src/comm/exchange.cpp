@@ -72,6 +72,7 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
   PendingExchange pending;
   pending.what_ = std::move(what);
   pending.domain_ = domain;
+  pending.timeout_ = domain.timeout();
   if (sends.empty() && receives.empty()) return pending;
   Domain::State& state = domain.state();
   const auto& group = domain.group();
@@ -133,7 +134,7 @@ void PendingExchange::wait() {
   domain_.reset();
   for (size_t i = 0; i < works_.size(); ++i) {
     try {
-      if (works_[i]) works_[i]->wait(domain.timeout());
+      if (works_[i]) works_[i]->wait(timeout_);
     } catch (const std::exception& error) {
       fail(domain, c10::str(what_, ": ", work_text(i), ": ", reason(error), where(domain)));
     }

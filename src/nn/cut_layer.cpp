@@ -73,9 +73,12 @@ ops::Cut CutLayer::cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& 
 
 std::vector<int64_t> CutLayer::offsets(int64_t local_rows, const comm::Domain& domain) {
   if (rows_.has_value()) return rows::Partition::balanced(*rows_, domain.size()).offsets();
-  const auto key = std::make_pair(domain.name(), local_rows);
-  if (const auto found = seen_.find(key); found != seen_.end()) return found->second;
-  return seen_.emplace(key, comm::gather_sizes(domain, local_rows, layer_)).first->second;
+  std::vector<SeenCut>& seen = seen_[domain.name()];
+  // After a second cut no rank can tell by its own rows which one is meant.
+  if (seen.size() == 1 && seen[0].local_rows == local_rows) return seen[0].offsets;
+  std::vector<int64_t> gathered = comm::gather_sizes(domain, local_rows, layer_);
+  if (seen.size() < 2) seen.push_back({local_rows, gathered});
+  return gathered;
 }
 
 }  // namespace graticule

@@ -12,25 +12,25 @@ namespace {
 
 constexpr int64_t bucket_elements = int64_t{8} << 20;
 
+at::Tensor as_real(const at::Tensor& t) { return t.is_complex() ? at::view_as_real(t) : t; }
+
 // Adds up one bucket of gradients of one device and accumulation type.
 void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type, const comm::Domain& domain) {
   if (parameters.empty()) return;
   std::vector<at::Tensor> flat;
   for (const at::Tensor& p : parameters) {
-    flat.push_back(p.grad().defined() ? p.grad().reshape({-1}).to(type)
-                                      : at::zeros({p.numel()}, p.options().dtype(type)));
+    const at::Tensor own = p.grad().defined() ? p.grad().resolve_conj() : at::zeros_like(p);
+    flat.push_back(as_real(own).reshape({-1}).to(type));
   }
   at::Tensor bucket = at::cat(flat);
   comm::all_reduce_sum_(domain, bucket, "sync_domain_gradients");
   int64_t begin = 0;
-  for (const at::Tensor& p : parameters) {
-    const at::Tensor sum = bucket.narrow(0, begin, p.numel()).view(p.sizes());
-    if (p.grad().defined()) {
-      p.grad().copy_(sum);
-    } else {
-      p.mutable_grad() = sum.to(p.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-    }
-    begin += p.numel();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const at::Tensor& p = parameters[i];
+    if (!p.grad().defined()) p.mutable_grad() = at::empty_like(p);
+    const at::Tensor target = as_real(p.grad());
+    target.copy_(bucket.narrow(0, begin, flat[i].numel()).view(target.sizes()));
+    begin += flat[i].numel();
   }
 }
 
@@ -39,7 +39,7 @@ void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type,
 at::Tensor shard_tensor(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
   dim = at::maybe_wrap_dim(dim, x.dim());
   const rows::Interval own = rows::Partition::balanced(x.size(dim), domain.size()).interval(domain.rank());
-  return x.narrow(dim, own.begin, own.size()).contiguous(halo::memory_format(x));
+  return x.narrow(dim, own.begin, own.size()).clone(halo::memory_format(x));
 }
 
 at::Tensor gather_tensor(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
@@ -64,13 +64,18 @@ void sync_domain_gradients(const std::vector<at::Tensor>& parameters, const comm
   std::vector<double> has_gradient;
   for (const at::Tensor& p : trained) has_gradient.push_back(p.grad().defined() ? 1 : 0);
   at::Tensor counts = at::tensor(has_gradient, at::kDouble);
-  comm::all_reduce_sum_(domain, counts, "sync_domain_gradients");
+  // The parameters are part of the message: ranks with other ones must not add them up.
+  comm::Facts facts;
+  for (const at::Tensor& p : trained) facts.add(p.sizes().vec()).add(static_cast<int64_t>(p.scalar_type()));
+  comm::all_reduce_sum_(domain, counts,
+                        c10::str("sync_domain_gradients of ", trained.size(), " parameters (", facts.hash(), ")"));
 
   for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
     std::vector<at::Tensor> bucket;
     int64_t elements = 0;
     for (size_t i = 0; i < trained.size(); ++i) {
-      const bool wide = trained[i].scalar_type() == at::kDouble;
+      const at::ScalarType own = trained[i].scalar_type();
+      const bool wide = own == at::kDouble || own == at::kComplexDouble;
       if (counts[static_cast<int64_t>(i)].item<double>() == 0 || wide != (type == at::kDouble)) continue;
       bucket.push_back(trained[i]);
       elements += trained[i].numel();

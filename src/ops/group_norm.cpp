@@ -222,6 +222,7 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
     data["dim"] = a.dim;
     data["group"] = a.group;
     data["layer"] = a.layer;
+    data["bias"] = bias.has_value() && bias->defined();
     ctx->mark_non_differentiable({mean, rstd});
     return {y, mean, rstd};
   }
@@ -232,8 +233,9 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
                       data["dim"].toInt(),        data["group"].toStringRef(), data["layer"].toStringRef()};
     const variable_list saved = ctx->get_saved_variables();
     const bool affine = saved[3].defined();
+    // Only tensors that were given are counted.
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), affine && ctx->needs_input_grad(1),
-                                     affine && ctx->needs_input_grad(2)};
+                                     data["bias"].toBool() && ctx->needs_input_grad(affine ? 2 : 1)};
     const Optional weight = affine ? Optional(saved[3]) : std::nullopt;
     auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], saved[1], saved[2], weight, a, wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};

@@ -19,11 +19,23 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
+// A plan looks at every row beyond the grid.
+constexpr int64_t most_rows_beyond = int64_t{1} << 24;
+
 std::vector<rows::Interval> wanted_rows(const RowExchange& e) {
   TORCH_CHECK(e.begins.size() == e.ends.size(), "gather_rows: ", e.begins.size(), " begins and ", e.ends.size(),
               " ends");
   std::vector<rows::Interval> result;
-  for (size_t rank = 0; rank < e.begins.size(); ++rank) result.push_back({e.begins[rank], e.ends[rank]});
+  const int64_t rows = e.offsets.empty() ? 0 : e.offsets.back();
+  for (size_t rank = 0; rank < e.begins.size(); ++rank) {
+    const rows::Interval wanted{e.begins[rank], e.ends[rank]};
+    TORCH_CHECK_VALUE(wanted.begin <= wanted.end, "gather_rows: expected begins up to ends, got rows ", wanted.begin,
+                      " to ", wanted.end, " for rank ", rank);
+    TORCH_CHECK_VALUE(wanted.begin >= -most_rows_beyond && wanted.end <= rows + most_rows_beyond,
+                      "gather_rows: expected rows at most ", most_rows_beyond, " beyond a grid of ", rows, ", got ",
+                      wanted.begin, " to ", wanted.end, " for rank ", rank);
+    result.push_back(wanted);
+  }
   return result;
 }
 

@@ -50,6 +50,7 @@ class PendingExchange {
   std::vector<MessageTag> tags_;
   std::string what_;
   std::optional<Domain> domain_;
+  std::chrono::milliseconds timeout_{0};
 };
 
 /// Posts the receives, then the sends. At most one message to and from each peer. `what` names the layer in errors.

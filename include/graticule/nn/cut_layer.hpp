@@ -37,8 +37,9 @@ class CutLayer {
   [[nodiscard]] std::optional<comm::Domain> active_domain() const;
 
   /// Calls `forward` with x and its cut; x without a batch dimension (spatial_dims + 1 dimensions) gets one, and the
-  /// result loses it. The first call with a new number of local rows exchanges the sizes, all ranks of the domain must
-  /// then call with one that is new to them.
+  /// result loses it. The first call exchanges the sizes, and the cut is remembered. A number of local rows that is new
+  /// exchanges them again, all ranks of the domain must then call with one that is new to them; after that every call
+  /// does, since no rank can tell any more by its own rows which cut is meant.
   at::Tensor on_cut(const at::Tensor& x, int64_t spatial_dims, const comm::Domain& domain,
                     const std::function<at::Tensor(const at::Tensor&, const ops::Cut&)>& forward);
 
@@ -46,13 +47,18 @@ class CutLayer {
   ops::Cut cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain);
 
  private:
+  struct SeenCut {
+    int64_t local_rows;
+    std::vector<int64_t> offsets;
+  };
   std::vector<int64_t> offsets(int64_t local_rows, const comm::Domain& domain);
 
   std::string layer_;
   int64_t shard_dim_;
   std::optional<comm::Domain> domain_;
   std::optional<int64_t> rows_;
-  std::map<std::pair<std::string, int64_t>, std::vector<int64_t>> seen_;
+  // The cuts met in each domain, two at most: how many they are is what every rank knows alike.
+  std::map<std::string, std::vector<SeenCut>> seen_;
 };
 
 }  // namespace graticule

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graticule.domain import Domain
 from graticule.domain_parallel.cuts import RowCuts, Rows
 from graticule.domain_parallel.manager import active_domain
 
@@ -36,7 +37,8 @@ class BorrowingLayer(nn.Module):
         self._wrapped_name = name
         self._borrow(module)
         self.shard_dim = shard_dim
-        self.domain = domain
+        # A Domain, not a manager or a process group: those can be neither copied nor pickled.
+        self.domain = None if domain is None else Domain.of(domain)
         self._cuts = RowCuts(type(self).__name__, rows)
         self.training = module.training
 
@@ -100,6 +102,24 @@ class BorrowingLayer(nn.Module):
         self._borrow(state[self._wrapped_name])
 
 
+def changed_forward(module: nn.Module, kind: type) -> bool:
+    """Whether `module`, of class `kind` or a subclass of it, computes something else than `kind` does."""
+    if "forward" in module.__dict__:
+        return True
+    return any(
+        getattr(type(module), name, None) is not getattr(kind, name, None) for name in ("forward", "_conv_forward")
+    )
+
+
+def refuse_changed_forward(layer: str, module: nn.Module, kind: type) -> None:
+    """TypeError for such a module: the cut layer would compute what `kind` computes."""
+    if changed_forward(module, kind):
+        raise TypeError(
+            f"{layer}: expected the forward of {kind.__name__}, got a {type(module).__name__} with one of its own, "
+            "which the cut layer cannot see"
+        )
+
+
 def cut_dimension(shard_dim: int, dims: int, layer: str) -> int:
     """The cut dimension of a batched tensor of `dims` dimensions.
 
@@ -122,8 +142,10 @@ def call_as(module: nn.Module, forward: Callable[..., Tensor], *args: Any) -> Te
     twin.__dict__.update(module.__dict__)
     before = dict(twin.__dict__)
     twin.__dict__["forward"] = lambda *given: forward(twin, *given)
+    # What module.compile() made is of the uncut forward.
+    twin.__dict__["_compiled_call_impl"] = None
     result = twin(*args)
     for key, value in twin.__dict__.items():
-        if key != "forward" and before.get(key) is not value:
+        if key not in ("forward", "_compiled_call_impl") and before.get(key) is not value:
             module.__dict__[key] = value
     return result

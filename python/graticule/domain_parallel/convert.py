@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from graticule.domain_parallel import layers
-from graticule.domain_parallel.borrowed import BorrowingLayer, cut_dimension
-from graticule.domain_parallel.module_kinds import WHOLE, mixes_rows
+from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward, cut_dimension
+from graticule.domain_parallel.empty_shards import welcome_empty_shards
+from graticule.domain_parallel.module_kinds import mixes_rows
 from graticule.domain_parallel.traced_rows import TracedRows
 from graticule.periodic import PeriodicConv2d
 
@@ -56,7 +57,8 @@ def convert_to_domain_parallel(
         rows: rows of the whole model input: the shapes are then traced once, without a message, at the first call, and
             no layer exchanges sizes. Or rows by module name, for those layers.
         strict: a module of torch.nn that may mix rows and is not handled (pooling, batch norm, upsampling, attention,
-            recurrence, padding, ...) is an error that lists each by name; False: a warning.
+            recurrence, padding, ...) is an error that lists each by name, as is a convolution or group norm of a
+            subclass with a forward of its own; False: a warning.
 
     Raises:
         ValueError: for such modules, before anything is changed.
@@ -77,6 +79,9 @@ def convert_to_domain_parallel(
             raise ValueError(message + " strict=False converts the rest.")
         warnings.warn(message, stacklevel=2)
     row_of = rows if isinstance(rows, Mapping) else {}
+    unknown = sorted(set(row_of) - {name for name, _ in model.named_modules(remove_duplicate=False)})
+    if unknown:
+        raise ValueError(f"convert_to_domain_parallel: rows names modules that the model does not have: {unknown}")
     tracing = TracedRows(model, rows, manager, shard_dim) if isinstance(rows, int) else None
     memo: dict[int, nn.Module] = {}
     result = _convert(model, "", manager, shard_dim, custom, row_of, memo)
@@ -92,11 +97,19 @@ def _custom(module: nn.Module, custom: Mapping[type, Converter]) -> Converter | 
     return None
 
 
+def _kind(module: nn.Module) -> type | None:
+    """The class with a cut layer that the module is of, or derived from."""
+    return next((kind for kind in type(module).__mro__ if kind in _CONVERTED), None)
+
+
 def _converter(module: nn.Module) -> Callable[..., nn.Module] | None:
-    for kind in type(module).__mro__:
-        if kind in _CONVERTED:
-            return _CONVERTED[kind]
-    return None
+    kind = _kind(module)
+    return None if kind is None or changed_forward(module, kind) else _CONVERTED[kind]
+
+
+def _stays_and_mixes(module: nn.Module, shard_dim: int) -> bool:
+    """Whether a module without a cut layer may mix rows: by its class, or by computing otherwise than its kind."""
+    return _converter(module) is None and (_kind(module) is not None or mixes_rows(module, shard_dim))
 
 
 def _local_on_any_cut(module: Any, shard_dim: int) -> bool:
@@ -118,7 +131,7 @@ def _unhandled(module: nn.Module, shard_dim: int, custom: Mapping[type, Converte
         seen.add(id(at))
         if _custom(at, custom) or isinstance(at, _OURS) or _converter(at):
             return
-        if isinstance(at, WHOLE) or mixes_rows(at):
+        if _stays_and_mixes(at, shard_dim):
             found.append((name, at))
             return
         for child_name, child in at.named_children():
@@ -144,11 +157,13 @@ def _convert(
     result = module
     if own is not None:
         result = own(module)
-    elif isinstance(module, _OURS) or (converter is not None and _local_on_any_cut(module, shard_dim)):
+    elif isinstance(module, _OURS):
         pass
+    elif converter is not None and _local_on_any_cut(module, shard_dim):
+        welcome_empty_shards(module, shard_dim)
     elif converter is not None:
         result = converter(module, shard_dim, domain=manager, rows=rows.get(name))
-    elif not mixes_rows(module):
+    elif not _stays_and_mixes(module, shard_dim):
         # Not named_children(): it leaves out the second name of a module that has two.
         for child_name, child in list(module._modules.items()):
             if child is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,27 +9,24 @@ import torch
 from torch import Tensor
 
 from graticule.domain import Domain
+from graticule.environment import check_mode
 
 Rows = int | Sequence[int] | None
-
-
-def check_mode() -> bool:
-    """Whether GRATICULE_CHECK asks for the ranks' calls to be compared."""
-    return os.environ.get("GRATICULE_CHECK", "0") not in ("", "0")
 
 
 class RowCuts:
     """The cuts that a layer has met, by its name.
 
-    A number of local rows that is new costs one small collective, for which all ranks must come with one that is new to
-    them; it is remembered after that. `rows` spares it: the number of rows of the whole input, cut in balance, or the
-    N + 1 offsets of a cut.
+    The first call costs one small collective, and the cut is remembered. A number of local rows that is new costs
+    another one, for which all ranks must come with one that is new to them; from then on no rank can know by its own
+    rows which cut is meant, and every call costs one. `rows` spares them all: the number of rows of the whole input,
+    cut in balance, or the N + 1 offsets of a cut.
     """
 
     def __init__(self, layer: str, rows: Rows = None) -> None:
         self.layer = layer
         self.rows = rows
-        self._seen: dict[tuple[str, int], list[int]] = {}
+        self._seen: dict[str, list[tuple[int, list[int]]]] = {}
 
     def offsets(self, x: Tensor, dim: int, domain: Domain, arguments: Any = "") -> list[int]:
         """The cut of x along dim: N + 1 offsets. In check mode the ranks compare what `arguments` prints too."""
@@ -42,10 +38,14 @@ class RowCuts:
         local = x.shape[dim]
         if self.rows is not None:
             return self._given(local, domain)
-        key = (domain.group_name, local)
-        if key not in self._seen:
-            self._seen[key] = list(torch.ops.graticule.row_offsets(local, domain.group_name, self.layer))
-        return self._seen[key]
+        seen = self._seen.setdefault(domain.group_name, [])
+        if len(seen) == 1 and seen[0][0] == local:
+            return seen[0][1]
+        offsets = list(torch.ops.graticule.row_offsets(local, domain.group_name, self.layer))
+        # How many cuts were met is what every rank knows alike.
+        if len(seen) < 2:
+            seen.append((local, offsets))
+        return offsets
 
     def _given(self, local: int, domain: Domain) -> list[int]:
         assert self.rows is not None

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graticule.domain import Domain
 from graticule.domain_parallel.cuts import RowCuts, Rows
 from graticule.domain_parallel.manager import active_domain
+from graticule.exchange import wrapped_dimension
 
 
 class HaloExchange(nn.Module):
@@ -25,7 +27,7 @@ class HaloExchange(nn.Module):
             raise ValueError(f"HaloExchange: expected a halo_width of at least 0, got {halo_width}")
         self.halo_width = halo_width
         self.dim = dim
-        self.domain = domain
+        self.domain = None if domain is None else Domain.of(domain)
         self._cuts = RowCuts("HaloExchange", rows)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ class HaloExchange(nn.Module):
         domain = active_domain(self.domain)
         if domain is None or self.halo_width == 0:
             return x
-        dim = self.dim % x.dim()
+        dim = wrapped_dimension(self.dim, x, "HaloExchange")
         offsets = self._cuts.offsets(x, dim, domain, self.extra_repr())
         begins = [first - self.halo_width for first in offsets[:-1]]
         ends = [last + self.halo_width for last in offsets[1:]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graticule.domain import Domain
-from graticule.domain_parallel.borrowed import BorrowingLayer, call_as, cut_dimension
+from graticule.domain_parallel.borrowed import BorrowingLayer, call_as, cut_dimension, refuse_changed_forward
 from graticule.domain_parallel.cuts import RowCuts, Rows
 from graticule.domain_parallel.halo_exchange import HaloExchange
 from graticule.domain_parallel.manager import active_domain
@@ -49,6 +49,7 @@ class _ConvBase(BorrowingLayer):
     def __init__(self, conv: Any, shard_dim: int, domain: Any, rows: Rows, kind: Any) -> None:
         if not isinstance(conv, kind):
             raise TypeError(f"{type(self).__name__}: expected a {kind.__name__}, got {type(conv).__name__}")
+        refuse_changed_forward(type(self).__name__, conv, kind)
         super().__init__("conv", conv, shard_dim, domain, rows)
         spatial = len(conv.kernel_size)
         i = cut_dimension(shard_dim, spatial + 2, type(self).__name__) - 2
@@ -120,7 +121,7 @@ class _ConvTranspose(_ConvBase):
         whole[dim] = offsets[-1]
         # torch's own arithmetic and errors, on a tensor of the whole grid's shape that holds nothing.
         output_padding = module._output_padding(
-            torch.empty(whole, device="meta"),
+            torch.empty(whole if batched else whole[1:], device="meta"),
             args[0] if args else None,
             module.stride,
             module.padding,
@@ -203,6 +204,7 @@ class DomainParallelGroupNorm(BorrowingLayer):
     def __init__(self, norm: nn.GroupNorm, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
         if not isinstance(norm, nn.GroupNorm):
             raise TypeError(f"DomainParallelGroupNorm: expected a GroupNorm, got {type(norm).__name__}")
+        refuse_changed_forward("DomainParallelGroupNorm", norm, nn.GroupNorm)
         super().__init__("norm", norm, shard_dim, domain, rows)
         self.num_groups = norm.num_groups
         self.num_channels = norm.num_channels
@@ -332,7 +334,7 @@ class DomainParallelInterpolate(nn.Module):
         self.align_corners = align_corners
         self.recompute_scale_factor = recompute_scale_factor
         self.antialias = antialias
-        self.domain = domain
+        self.domain = None if domain is None else Domain.of(domain)
         self._cuts = RowCuts("DomainParallelInterpolate", rows)
         width = {"bicubic": 2, "linear": 1, "bilinear": 1, "trilinear": 1}.get(mode, 0)
         self.halo_exchange = HaloExchange(width, shard_dim, domain=domain)

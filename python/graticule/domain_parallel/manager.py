@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed as dist
@@ -123,8 +126,23 @@ def get_domain_parallel_manager() -> DomainParallelManager | None:
     return _manager
 
 
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_layers() -> Iterator[None]:
+    """Within it every layer is its plain self, on the whole tensor."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 def active_domain(given: Any) -> Domain | None:
     """The domain to work over: the given one, else the process-wide manager's. None: there is none, or of one rank."""
+    if _plain.get():
+        return None
     source = given if given is not None else _manager
     if source is None:
         return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import nn
 
 # Act on every element alone, on channels alone, or hold no computation.
@@ -61,50 +60,35 @@ WHOLE: tuple[type, ...] = (
 )
 
 
-def mixes_rows(module: nn.Module) -> bool:
-    """Whether a module that convert does not handle may mix rows, so that it cannot be left as it is.
+def mixes_rows(module: nn.Module, shard_dim: int = -2) -> bool:
+    """Whether a module that convert does not handle may mix rows along `shard_dim`, so that it cannot be left as it is.
 
-    Known for torch.nn's own classes. A class from elsewhere without children cannot be judged and counts as local; its
-    forward() is the user's to look at.
+    Known for torch's own classes, and for subclasses of them, which are what their base is. A class from elsewhere
+    cannot be judged and counts as local; its forward() is the user's to look at. Tensors are taken to be batched:
+    dimension 1 holds the channels.
     """
-    if isinstance(module, WHOLE):
+    if isinstance(module, (*WHOLE, torch.jit.ScriptModule)):
         return True
     if type(module).__module__.startswith("torch.nn.utils"):
         return False
-    if not type(module).__module__.startswith("torch.nn"):
-        # Subclasses of torch.nn's classes are what their base is.
-        return isinstance(module, _known_mixing())
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        return len(module.normalized_shape) > 1
-    if isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)):
-        return module.dim not in (1, -1, -3)
-    if isinstance(module, nn.GLU):
-        return module.dim not in (1, -1, -3)
-    return not isinstance(module, LOCAL) and type(module) is not nn.Module
+    base = _torch_base(module)
+    if base is None:
+        return False
+    last_is_cut = shard_dim not in (-2, -3)
+    if issubclass(base, (nn.LayerNorm, nn.RMSNorm)):
+        return last_is_cut or len(module.normalized_shape) > 1  # type: ignore[arg-type]
+    if issubclass(base, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.GLU)):
+        return module.dim not in {1, -1, -3} - {shard_dim}
+    if issubclass(base, nn.Linear):
+        return last_is_cut
+    return not issubclass(base, LOCAL)
 
 
-def _known_mixing() -> tuple[Any, ...]:
-    names = (
-        "_MaxPoolNd",
-        "_AvgPoolNd",
-        "_LPPoolNd",
-        "_AdaptiveAvgPoolNd",
-        "_AdaptiveMaxPoolNd",
-    )
-    pooling = tuple(getattr(nn.modules.pooling, name) for name in names)
-    return (
-        *pooling,
-        nn.modules.batchnorm._NormBase,
-        nn.Upsample,
-        nn.RNNBase,
-        nn.Fold,
-        nn.Unfold,
-        nn.modules.padding._ConstantPadNd,
-        nn.modules.padding._ReflectionPadNd,
-        nn.modules.padding._ReplicationPadNd,
-        nn.modules.padding._CircularPadNd,
-        nn.PixelShuffle,
-        nn.PixelUnshuffle,
-        nn.Flatten,
-        nn.Unflatten,
-    )
+def _torch_base(module: nn.Module) -> type | None:
+    """The class of torch's that `module` is, or is derived from; none where that is nn.Module itself."""
+    for kind in type(module).__mro__:
+        if kind is nn.Module:
+            return None
+        if kind.__module__.startswith("torch."):
+            return kind
+    return None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graticule.domain_parallel.manager import active_domain
+from graticule.exchange import wrapped_dimension
 
 
 def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
@@ -22,7 +23,7 @@ def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
         return x
     offsets = torch.ops.graticule.balanced_offsets(x.shape[dim], domain.size)
     own = x.narrow(dim, offsets[domain.rank], offsets[domain.rank + 1] - offsets[domain.rank])
-    return own.contiguous(memory_format=_format(x))
+    return own.clone(memory_format=_format(x))
 
 
 def gather_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
@@ -35,7 +36,7 @@ def gather_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     domain = active_domain(manager)
     if domain is None:
         return x
-    dim = dim % x.dim()
+    dim = wrapped_dimension(dim, x, "gather_tensor")
     offsets = list(torch.ops.graticule.row_offsets(x.shape[dim], domain.group_name, "gather_tensor"))
     begins = [0] * domain.size
     ends = [offsets[-1]] * domain.size

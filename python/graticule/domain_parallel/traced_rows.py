@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graticule.domain_parallel.borrowed import BorrowingLayer
 from graticule.domain_parallel.layers import DomainParallelInterpolate
-from graticule.domain_parallel.manager import active_domain
+from graticule.domain_parallel.manager import active_domain, plain_layers
 
 
 class TracedRows:
@@ -48,7 +48,7 @@ class TracedRows:
 
             hooks.append(module.register_forward_pre_hook(record))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), plain_layers():
                 self._plain(*map(self._whole, args), **{k: self._whole(v) for k, v in kwargs.items()})
         except Exception as error:
             raise ValueError(
