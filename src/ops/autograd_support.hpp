@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -18,6 +19,12 @@ inline void refuse_double_backward(const std::string& layer, std::initializer_li
     TORCH_CHECK(!input.defined() || !input.requires_grad(), layer,
                 ": the gradient of the gradient is not available for a cut layer (create_graph=True was asked for)");
   }
+}
+
+/// Saves a tensor of nothing. Activation checkpointing recomputes up to the last tensor that was saved, which differs
+/// between ranks where their local work does: an op that communicates must be run again on all of them or on none.
+inline void save_a_mark(torch::autograd::AutogradContext* ctx, const at::Tensor& like) {
+  ctx->save_for_backward({at::empty({0}, like.options())});
 }
 
 }  // namespace graticule::ops

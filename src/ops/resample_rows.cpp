@@ -10,6 +10,7 @@
 #include "graticule/halo/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/halo/plans.hpp"
+#include "ops/autograd_support.hpp"
 #include "ops/resampling_plan.hpp"
 
 namespace graticule::ops {
@@ -161,6 +162,7 @@ at::Tensor adjoint_meta(const at::Tensor& g, GRATICULE_RESAMPLE_ARGUMENTS) {
 struct ResampleFunction : torch::autograd::Function<ResampleFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& t, const Arguments& a, bool adjoint) {
     const at::AutoDispatchBelowADInplaceOrView guard;
+    save_a_mark(ctx, t);
     auto& data = ctx->saved_data;
     data["mode"] = a.mode;
     data["align_corners"] = a.align_corners;

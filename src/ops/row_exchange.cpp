@@ -11,6 +11,7 @@
 #include "graticule/halo/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/halo/plans.hpp"
+#include "ops/autograd_support.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -111,6 +112,7 @@ at::Tensor fold_meta(const at::Tensor& g, GRATICULE_EXCHANGE_ARGUMENTS) {
 struct ExchangeFunction : torch::autograd::Function<ExchangeFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& t, const RowExchange& e, bool forward_gathers) {
     const at::AutoDispatchBelowADInplaceOrView guard;
+    save_a_mark(ctx, t);
     auto& data = ctx->saved_data;
     data["offsets"] = e.offsets;
     data["begins"] = e.begins;

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from graticule import PeriodicConv2d, fold_rows, gather_rows
 from graticule.domain_parallel import (
@@ -300,6 +301,27 @@ def test_a_timeout_that_is_no_time_is_an_error(monkeypatch, text):
 def test_an_endless_timeout_is_a_long_one(monkeypatch):
     monkeypatch.setenv("GRATICULE_TIMEOUT", "inf")
     assert run_ranks(2, lambda domain: gather_tensor(torch.zeros(1, 1, 2, 2), 2, domain).shape[2]) == [4, 4]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_runs_every_exchange_again_on_every_rank(reentrant):
+    """With 3 rows on 2 ranks one of them interpolates a single row, by other local steps than the other."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 2, 3, padding=1).double()
+    options = {"mode": "bilinear", "antialias": True}
+    x = torch.randn(1, 1, 3, 8).double().requires_grad_()
+    F.interpolate(conv(x), (2, 4), **options).square().sum().backward()
+
+    def body(domain):
+        own = copy.deepcopy(conv)
+        own.zero_grad()
+        cut = DomainParallelConv2d(own, domain=domain)
+        smaller = DomainParallelInterpolate((2, 4), domain=domain, **options)
+        rows = own_rows(x.detach(), domain).requires_grad_()
+        checkpoint(lambda t: smaller(cut(t)), rows, use_reentrant=reentrant).square().sum().backward()
+        return rows.grad
+
+    assert relative(torch.cat(run_ranks(2, body), 2), x.grad) < 1e-12
 
 
 def test_a_layer_of_a_domain_can_be_copied_and_pickled():
