@@ -51,8 +51,8 @@ gtest:
 
 lint: build
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.hpp')
-	$(VENV)/bin/ruff check python tests tools
-	$(VENV)/bin/ruff format --check python tests tools
+	$(VENV)/bin/ruff check python tests tools benchmarks
+	$(VENV)/bin/ruff format --check python tests tools benchmarks
 	$(VENV)/bin/mypy
 
 # The bodies of libgraticule and the program, two at a time; headers are seen through them.
@@ -62,8 +62,8 @@ tidy: build
 
 format: $(VENV)/.ready
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.cpp' '*.hpp')
-	$(VENV)/bin/ruff format python tests tools
-	$(VENV)/bin/ruff check --fix python tests tools
+	$(VENV)/bin/ruff format python tests tools benchmarks
+	$(VENV)/bin/ruff check --fix python tests tools benchmarks
 
 clean:
 	rm -rf $(VENV) build .deps

@@ -1,8 +1,8 @@
 """A cut convolution against its local work alone, forward and backward, over MPI.
 
-Run with `mpiexec -n 2 python benchmarks/convolution.py`. The contenders take turns in one run; what is printed is the median of
-the paired ratios to the local layer, which is called with no communication at all, and their quartiles. The null row is the
-local layer against itself: the noise.
+Run with `mpiexec -n 2 python benchmarks/convolution.py`. The contenders take turns in one run; what is printed is the
+median of the paired ratios to the local layer, which is called with no communication at all, and their quartiles. The
+null row is the local layer against itself: the noise.
 """
 
 import argparse
@@ -26,8 +26,7 @@ SHAPES = {  # channels in, channels out, kernel, stride, padding, rows, columns 
 
 def concatenated(conv: nn.Conv2d, halo: HaloExchange, x: torch.Tensor) -> torch.Tensor:
     """What takes the place of the layer elsewhere: halo rows put around the shard, then a convolution of the copy."""
-    y = F.conv2d(halo(x), conv.weight, conv.bias, conv.stride, (0, conv.padding[1]))
-    return y
+    return F.conv2d(halo(x), conv.weight, conv.bias, conv.stride, (0, conv.padding[1]))
 
 
 def once(call, x: torch.Tensor, conv: nn.Conv2d, domain: Domain) -> float:
