@@ -271,10 +271,14 @@ TEST(Timeout, IsReadFromTheEnvironmentAtEachCall) {
   run_ranks(1, [](const Domain& domain) {
     using std::chrono::milliseconds;
     EXPECT_EQ(domain.timeout(), milliseconds(60000));
-    const std::pair<const char*, int> values[] = {{"2.5", 2500}, {"300", 300000}, {"-1", 60000}, {"soon", 60000}};
+    const std::pair<const char*, int> values[] = {{"2.5", 2500}, {"300", 300000}, {"", 60000}};
     for (const auto& [text, expected] : values) {
       const EnvironmentVariable timeout("GRATICULE_TIMEOUT", text);
       EXPECT_EQ(domain.timeout(), milliseconds(expected)) << text;
+    }
+    for (const char* text : {"-1", "0", "soon", "nan", "5 s"}) {
+      const EnvironmentVariable timeout("GRATICULE_TIMEOUT", text);
+      EXPECT_THROW((void)domain.timeout(), c10::ValueError) << text;
     }
   });
 }

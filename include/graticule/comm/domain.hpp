@@ -23,6 +23,7 @@ class Domain {
   [[nodiscard]] const c10::intrusive_ptr<c10d::ProcessGroup>& group() const;
 
   /// How long a rank waits for another one: the environment's GRATICULE_TIMEOUT in seconds, 60 unless set.
+  /// Throws c10::ValueError where that is no number over 0.
   [[nodiscard]] std::chrono::milliseconds timeout() const;
 
   struct State;
