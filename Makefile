@@ -55,9 +55,9 @@ lint: build
 	$(VENV)/bin/ruff format --check python tests tools benchmarks
 	$(VENV)/bin/mypy
 
-# The bodies of libgraticule and the program, two at a time; headers are seen through them.
+# The bodies of the libraries, two at a time; headers are seen through them.
 tidy: build
-	git ls-files 'src/*.cpp' 'apps/*.cpp' | \
+	git ls-files 'src/*.cpp' | \
 	  xargs -P 2 -n 4 $(VENV)/bin/clang-tidy -p build/dev --quiet --extra-arg=-Wno-ignored-gch
 
 format: $(VENV)/.ready

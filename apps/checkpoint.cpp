@@ -49,7 +49,11 @@ void visit_normalisation(AnyNormalisation& normalisation, const Visit& visit) {
 
 InputArchive open(const std::string& path) {
   InputArchive archive;
-  archive.load_from(path);
+  try {
+    archive.load_from(path);
+  } catch (const c10::Error& error) {
+    TORCH_CHECK_VALUE(false, path, " is not a checkpoint: ", error.what_without_backtrace());
+  }
   return archive;
 }
 

@@ -42,6 +42,8 @@ class TrainRun {
   }
 
   int run() {
+    // A checkpoint that cannot be read is an error before the simulation, not after it.
+    if (!settings_.load.empty()) header_ = load_header(settings_.load);
     open_output();
     get_data();
     build_model();
@@ -84,7 +86,6 @@ class TrainRun {
       h = new_header(settings_, data_);
       h.normalisation = normalisation_of(data_.training, data_.input_names == data_.target_names, weights_, cut_);
     } else {
-      h = load_header(settings_.load);
       check_header(h, settings_, data_);
     }
     const at::ScalarType stored_type = h.type;

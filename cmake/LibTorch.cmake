@@ -1,6 +1,10 @@
 # Imports libtorch from the torch package of Python3_EXECUTABLE as target graticule::torch.
 #
 # find_package(Torch) is not used: where torch is a CUDA build it requires a CUDA toolkit, and graticule compiles no CUDA code.
+# The environment that `make build` made serves a project that adds this folder, too, unless it names its own Python.
+if(NOT DEFINED Python3_EXECUTABLE AND EXISTS "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+  set(Python3_EXECUTABLE "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+endif()
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 execute_process(
   COMMAND "${Python3_EXECUTABLE}" -c
@@ -9,7 +13,7 @@ execute_process(
   RESULT_VARIABLE torch_result
   OUTPUT_STRIP_TRAILING_WHITESPACE)
 if(NOT torch_result EQUAL 0)
-  message(FATAL_ERROR "graticule: ${Python3_EXECUTABLE} cannot import torch. Install it (pip install torch==2.13.0) or run `make build`.")
+  message(FATAL_ERROR "graticule: ${Python3_EXECUTABLE} cannot import torch. Name a Python that can with -DPython3_EXECUTABLE=..., or run `make build` in graticule's folder.")
 endif()
 string(REPLACE "\n" ";" torch_facts "${torch_facts}")
 list(GET torch_facts 0 GRATICULE_TORCH_DIR)

@@ -19,6 +19,7 @@ def main() -> None:
         text=True,
     ).stdout.strip()
     pathlib.Path(site, "graticule.pth").write_text(f"{source}\n")
+    _write_metadata(pathlib.Path(site))
     package = source / "graticule"
     package.mkdir(parents=True, exist_ok=True)
     (package / "lib").mkdir(exist_ok=True)
@@ -27,6 +28,18 @@ def main() -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(library)
     (package / "_build_info.py").write_text((build / "_build_info.py").read_text())
+
+
+def _write_metadata(site: pathlib.Path) -> None:
+    """What pip needs to list the package, and to uninstall it."""
+    with (pathlib.Path(__file__).resolve().parent.parent / "CMakeLists.txt").open() as file:
+        version = next(line.split("VERSION ")[1].split()[0] for line in file if line.startswith("project("))
+    folder = site / f"graticule-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: graticule\nVersion: {version}\n")
+    (folder / "INSTALLER").write_text("make\n")
+    files = ["graticule.pth", *(f"{folder.name}/{name}" for name in ("METADATA", "INSTALLER", "RECORD"))]
+    (folder / "RECORD").write_text("".join(f"{name},,\n" for name in files))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
 #include "graticule/comm/exchange.hpp"
 #include "graticule/comm/thread_group.hpp"
 #include "graticule/nn/conv.hpp"
+#include "graticule/nn/group_norm.hpp"
+#include "graticule/nn/periodic_conv.hpp"
 #include "graticule/nn/sharding.hpp"
 #include "nn/copy.hpp"
 #include "support/environment.hpp"
@@ -225,6 +227,17 @@ TEST(SyncDomainGradients, OtherParametersOnOneRankAreAnErrorOnEveryRank) {
     std::vector<at::Tensor> p{parameter({3}, at::kFloat, 1)};
     if (domain.rank() == 1) p.push_back(parameter({3}, at::kFloat, 1));
     EXPECT_TRUE(contains(error_of([&] { sync_domain_gradients(p, domain); }), "sync_domain_gradients"));
+  });
+}
+
+TEST(Constructors, TakeADomainAlone) {
+  run_ranks(2, [](const comm::Domain& domain) {
+    const at::Tensor rows = at::ones({1, 4, 3, 6});
+    EXPECT_EQ(DomainParallelConv2d(torch::nn::Conv2d(4, 2, 1), domain)->forward(rows).size(2), 3);
+    EXPECT_EQ(DomainParallelConvTranspose2d(torch::nn::ConvTranspose2d(4, 2, 1), domain)->forward(rows).size(2), 3);
+    EXPECT_EQ(DomainParallelGroupNorm(torch::nn::GroupNorm(2, 4), domain)->forward(rows).size(2), 3);
+    EXPECT_EQ(DomainParallelPeriodicConv2d(PeriodicConv2d(4, 2, 3), domain)->forward(rows).size(2), 3);
+    EXPECT_EQ(DomainParallelConv3d(torch::nn::Conv3d(4, 2, 1), domain)->shard_dim(), 3);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "graticule/nn/cut_layer.hpp"
 #include "graticule/nn/halo_exchange.hpp"
@@ -16,7 +17,9 @@ namespace graticule {
 /// A convolution over D spatial dimensions, one of them cut. `conv` keeps its parameters, which are this module's too,
 /// below the name "conv". forward takes this rank's rows (N, C, spatial...) or (C, spatial...) and gives this rank's
 /// rows of what `conv` gives on the uncut tensor. All ranks of the domain must call. Without a domain, or on one rank,
-/// `conv` itself.
+/// `conv` itself. Throws c10::ValueError or TypeError on every rank, before any message, for what every rank can see
+/// (dimensions, channels, dtype, a window larger than the grid), and c10::Error within the domain's timeout where ranks
+/// differ.
 template <size_t D, typename Conv>
 class DomainParallelConvImpl : public torch::nn::Module, public CutLayer {
  public:
@@ -43,13 +46,15 @@ class DomainParallelConvTransposeImpl : public torch::nn::Module, public CutLaye
   HaloExchange halo_exchange;
 };
 
-#define GRATICULE_CONV_MODULE(Name, Base, D, Conv, default_dim)                    \
-  class Name##Impl : public Base<D, Conv> {                                        \
-   public:                                                                         \
-    explicit Name##Impl(Conv module, int64_t shard_dim = default_dim,              \
-                        std::optional<comm::Domain> domain = std::nullopt)         \
-        : Base<D, Conv>(std::move(module), shard_dim, std::move(domain), #Name) {} \
-  };                                                                               \
+#define GRATICULE_CONV_MODULE(Name, Base, D, Conv, default_dim)                                         \
+  class Name##Impl : public Base<D, Conv> {                                                             \
+   public:                                                                                              \
+    explicit Name##Impl(Conv module, int64_t shard_dim = default_dim,                                   \
+                        std::optional<comm::Domain> domain = std::nullopt)                              \
+        : Base<D, Conv>(std::move(module), shard_dim, std::move(domain), #Name) {}                      \
+    Name##Impl(Conv module, comm::Domain domain)                                                        \
+        : Name##Impl(std::move(module), default_dim, std::optional<comm::Domain>(std::move(domain))) {} \
+  };                                                                                                    \
   TORCH_MODULE(Name)
 
 GRATICULE_CONV_MODULE(DomainParallelConv1d, DomainParallelConvImpl, 1, torch::nn::Conv1d, -1);

@@ -26,6 +26,7 @@ struct InterpolateOptions {
 
 /// Interpolates (N, C, spatial...): this rank's rows of what torch::nn::functional::interpolate gives on the uncut
 /// tensor. All ranks of the domain must call.
+/// Errors are those of DomainParallelConv2d.
 class DomainParallelInterpolateImpl : public torch::nn::Module, public CutLayer {
  public:
   explicit DomainParallelInterpolateImpl(InterpolateOptions options, int64_t shard_dim = -2,

@@ -5,6 +5,7 @@
 #include <torch/nn/pimpl.h>
 
 #include <optional>
+#include <utility>
 
 #include "graticule/nn/cut_layer.hpp"
 #include "graticule/nn/halo_exchange.hpp"
@@ -25,10 +26,14 @@ TORCH_MODULE(PeriodicConv2d);
 
 /// A PeriodicConv2d of a tensor cut along H. Its parameters are the given module's, below the name "conv", as in the
 /// module itself. All ranks of the domain must call.
+/// Errors are those of DomainParallelConv2d.
 class DomainParallelPeriodicConv2dImpl : public torch::nn::Module, public CutLayer {
  public:
   explicit DomainParallelPeriodicConv2dImpl(PeriodicConv2d periodic_conv, int64_t shard_dim = -2,
                                             std::optional<comm::Domain> domain = std::nullopt);
+  DomainParallelPeriodicConv2dImpl(PeriodicConv2d periodic_conv, comm::Domain domain)
+      : DomainParallelPeriodicConv2dImpl(std::move(periodic_conv), -2, std::optional<comm::Domain>(std::move(domain))) {
+  }
   at::Tensor forward(const at::Tensor& x);
   [[nodiscard]] at::Tensor weight() const { return conv->weight; }
   [[nodiscard]] at::Tensor bias() const { return conv->bias; }

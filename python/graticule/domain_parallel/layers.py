@@ -1,4 +1,18 @@
-"""The layers of `credit.domain_parallel.layers`, and their one-dimensional kin."""
+"""The layers of `credit.domain_parallel.layers`, and their one-dimensional kin.
+
+What holds for each of them:
+
+- It takes this rank's rows and gives this rank's rows of what the wrapped module gives on the whole tensor, in its
+  dtype and memory format. All ranks of the domain must call. Without a domain, or on one rank, it is the wrapped
+  module.
+- `shard_dim` is the cut dimension, counted from the end where negative, else in the batched layout. `domain` is what
+  graticule.Domain.of takes, the process-wide manager unless given. `rows` is the whole input's number of rows, or the
+  offsets of its cut; exchanged unless given.
+- The gradient of its input is whole; that of a parameter is this rank's part (see sync_domain_gradients).
+- TypeError for a module of another kind, or with a forward of its own. ValueError or TypeError on every rank, before
+  any message, for what every rank can see: dimensions, channels, dtype, a window larger than the grid. RuntimeError on
+  every rank within GRATICULE_TIMEOUT seconds where ranks differ.
+"""
 
 from __future__ import annotations
 
@@ -148,19 +162,16 @@ class _ConvTranspose(_ConvBase):
 
 
 class DomainParallelConv1d(_Conv):
-    """nn.Conv1d of (B, C, L_local)."""
+    """nn.Conv1d of (B, C, L_local) -> (B, C', L'_local). See the module's docstring for the contract."""
 
     def __init__(self, conv: nn.Conv1d, shard_dim: int = -1, *, domain: Any = None, rows: Rows = None) -> None:
         super().__init__(conv, shard_dim, domain, rows, nn.Conv1d)
 
 
 class DomainParallelConv2d(_Conv):
-    """nn.Conv2d of (B, C, H_local, W): this rank's rows of the convolution of the whole grid, for every option.
+    """nn.Conv2d of (B, C, H_local, W) -> (B, C', H'_local, W'), for every option.
 
-    Attributes conv, shard_dim, halo_exchange, weight, bias. `domain` is what graticule.Domain.of takes, the
-    process-wide
-    manager unless given; `rows` the whole input's rows or the offsets of its cut, exchanged once unless given.
-    All ranks of the domain must call; every gradient of a parameter is this rank's part (see sync_domain_gradients).
+    Attributes conv, shard_dim, halo_exchange, weight, bias. See the module's docstring for the contract.
     """
 
     def __init__(self, conv: nn.Conv2d, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
@@ -168,37 +179,47 @@ class DomainParallelConv2d(_Conv):
 
 
 class DomainParallelConv3d(_Conv):
-    """nn.Conv3d of (B, C, T, H_local, W)."""
+    """nn.Conv3d of (B, C, T, H_local, W) -> (B, C', T', H'_local, W'). See the module's docstring for the contract."""
 
     def __init__(self, conv: nn.Conv3d, shard_dim: int = 3, *, domain: Any = None, rows: Rows = None) -> None:
         super().__init__(conv, shard_dim, domain, rows, nn.Conv3d)
 
 
 class DomainParallelConvTranspose1d(_ConvTranspose):
-    """nn.ConvTranspose1d of (B, C, L_local)."""
+    """nn.ConvTranspose1d of (B, C, L_local) -> (B, C', L'_local).
+
+    Attributes conv, shard_dim, halo_width, halo_exchange. See the module's docstring for the contract.
+    """
 
     def __init__(self, conv: nn.ConvTranspose1d, shard_dim: int = -1, *, domain: Any = None, rows: Rows = None) -> None:
         super().__init__(conv, shard_dim, domain, rows, nn.ConvTranspose1d)
 
 
 class DomainParallelConvTranspose2d(_ConvTranspose):
-    """nn.ConvTranspose2d of (B, C, H_local, W). Attributes conv, shard_dim, halo_width, halo_exchange."""
+    """nn.ConvTranspose2d of (B, C, H_local, W) -> (B, C', H'_local, W').
+
+    Attributes conv, shard_dim, halo_width, halo_exchange. See the module's docstring for the contract.
+    """
 
     def __init__(self, conv: nn.ConvTranspose2d, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
         super().__init__(conv, shard_dim, domain, rows, nn.ConvTranspose2d)
 
 
 class DomainParallelConvTranspose3d(_ConvTranspose):
-    """nn.ConvTranspose3d of (B, C, T, H_local, W). Attributes conv, shard_dim, halo_width, halo_exchange."""
+    """nn.ConvTranspose3d of (B, C, T, H_local, W) -> (B, C', T', H'_local, W').
+
+    Attributes conv, shard_dim, halo_width, halo_exchange. See the module's docstring for the contract.
+    """
 
     def __init__(self, conv: nn.ConvTranspose3d, shard_dim: int = 3, *, domain: Any = None, rows: Rows = None) -> None:
         super().__init__(conv, shard_dim, domain, rows, nn.ConvTranspose3d)
 
 
 class DomainParallelGroupNorm(BorrowingLayer):
-    """nn.GroupNorm over the whole grid, of 3 to 5 dimensions; of (B, C, L) the last is cut.
+    """nn.GroupNorm over the whole grid, of 3 to 5 dimensions; of (B, C, L) the last is cut. Same shape out.
 
-    A shard may have no rows.
+    Statistics are combined in rank order by the formula of Chan, Golub and LeVeque (1979). A shard may have no rows.
+    Attributes num_groups, num_channels, eps, affine, weight, bias. See the module's docstring for the contract.
     """
 
     def __init__(self, norm: nn.GroupNorm, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
@@ -244,7 +265,7 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
     """A module that pads longitudes circularly and latitudes by reflection before its convolution.
 
     It has attributes conv and padding, as graticule.PeriodicConv2d has. Of (B, C, H_local, W), cut along H. Attributes
-    conv, padding, shard_dim, halo_exchange, weight, bias.
+    conv, padding, shard_dim, halo_exchange, weight, bias. See the module's docstring for the contract.
     """
 
     def __init__(self, periodic_conv: Any, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
