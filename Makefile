@@ -55,9 +55,10 @@ lint: build
 	$(VENV)/bin/ruff format --check python tests tools benchmarks
 	$(VENV)/bin/mypy
 
-# The bodies of the libraries, two at a time; headers are seen through them.
+# Two files at a time; headers are seen through them. CI names the rooms that everything stands on: each file takes long.
+TIDY ?= src/*.cpp
 tidy: build
-	git ls-files 'src/*.cpp' | \
+	git ls-files '$(TIDY)' | \
 	  xargs -P 2 -n 4 $(VENV)/bin/clang-tidy -p build/dev --quiet --extra-arg=-Wno-ignored-gch
 
 format: $(VENV)/.ready
