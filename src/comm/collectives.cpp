@@ -43,7 +43,7 @@ std::vector<at::Tensor> gather_by_transport(const Domain& domain, const at::Tens
     gathered[0].push_back(at::empty_like(local, at::MemoryFormat::Contiguous));
   }
   std::vector<at::Tensor> inputs{local.contiguous()};
-  count_sent(local.nbytes() * (domain.size() - 1));
+  count_sent(local.nbytes() * (domain.size() - 1), domain.size() - 1);
   const std::chrono::milliseconds timeout = domain.timeout();
   try {
     domain.group()->getBackend(local.device().type())->allgather(gathered, inputs)->wait(timeout);
@@ -87,7 +87,7 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
   }
   at::Tensor sum = t.contiguous();
   std::vector<at::Tensor> tensors{sum};
-  count_sent(t.nbytes());
+  count_sent(t.nbytes(), domain.size() - 1);
   const std::chrono::milliseconds timeout = domain.timeout();
   try {
     domain.group()->getBackend(t.device().type())->allreduce(tensors)->wait(timeout);

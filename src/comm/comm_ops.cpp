@@ -33,6 +33,7 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def("domain_size(str group) -> int",
         [](c10::string_view group) -> int64_t { return Domain::from_group_name(std::string(group)).size(); });
   m.def("bytes_sent() -> int", []() -> int64_t { return static_cast<int64_t>(bytes_sent()); });
+  m.def("messages_sent() -> int", []() -> int64_t { return static_cast<int64_t>(messages_sent()); });
   m.def("check_equal(str layer, str facts, str group) -> ()",
         [](c10::string_view layer, c10::string_view facts, c10::string_view group) {
           check_equal(Domain::from_group_name(std::string(group)), std::string(layer), std::string(facts));

@@ -26,6 +26,16 @@ struct Domain::State {
 
   explicit State(const c10::intrusive_ptr<c10d::ProcessGroup>& of) : group(of) {}
 
+  /// Counts one more message to or from `peer`; how many there were before.
+  uint64_t count_sent(int peer) {
+    const std::lock_guard lock(mutex);
+    return sent[peer]++;
+  }
+  uint64_t count_received(int peer) {
+    const std::lock_guard lock(mutex);
+    return received[peer]++;
+  }
+
   std::mutex mutex;                      // guards what follows
   std::vector<uint64_t> sent, received;  // messages to and from each rank so far
   Announcements announcements;

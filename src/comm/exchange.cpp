@@ -18,6 +18,7 @@ namespace graticule::comm {
 namespace {
 
 std::atomic<uint64_t> sent_bytes{0};
+std::atomic<uint64_t> sent_messages{0};
 
 void check_header(const Domain& domain, const Message& message, const MessageTag& tag, uint64_t sequence,
                   const std::string& what) {
@@ -46,8 +47,12 @@ void check_header(const Domain& domain, const Message& message, const MessageTag
 
 }  // namespace
 
-void count_sent(uint64_t bytes) { sent_bytes += bytes; }
+void count_sent(uint64_t bytes, uint64_t messages) {
+  sent_bytes += bytes;
+  sent_messages += messages;
+}
 uint64_t bytes_sent() { return sent_bytes; }
+uint64_t messages_sent() { return sent_messages; }
 
 at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape) {
   const int64_t values = c10::multiply_integers(shape) * static_cast<int64_t>(options.dtype().itemsize());
@@ -61,9 +66,14 @@ at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, 
   return buffer;
 }
 
+// One tensor over the buffer's memory; three views of it would cost as much as a small message.
 at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape) {
   const int64_t skip = has_header(buffer) ? header_bytes : 0;
-  return buffer.narrow(0, skip, buffer.numel() - skip).view(dtype).view(shape);
+  at::Tensor values = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(buffer.storage()), buffer.key_set(),
+                                                               c10::scalarTypeToTypeMeta(dtype));
+  values.unsafeGetTensorImpl()->set_storage_offset(skip / static_cast<int64_t>(c10::elementSize(dtype)));
+  values.unsafeGetTensorImpl()->set_sizes_contiguous(shape);
+  return values;
 }
 
 PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends, std::vector<Message> receives,
@@ -91,20 +101,13 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
       } else {
         pending.tags_.push_back({});
       }
-      {
-        const std::lock_guard lock(state.mutex);
-        pending.expected_.push_back(state.received[message.peer]++);
-      }
+      pending.expected_.push_back(state.count_received(message.peer));
       pending.landings_.push_back(announces ? landing(domain, message) : message.buffer);
       std::vector<at::Tensor> tensors{pending.landings_.back()};
       pending.works_.push_back(backend->recv(tensors, message.peer, transport_tag));
     }
     for (Message& message : sends) {
-      uint64_t sequence = 0;
-      {
-        const std::lock_guard lock(state.mutex);
-        sequence = state.sent[message.peer]++;
-      }
+      const uint64_t sequence = state.count_sent(message.peer);
       if (has_header(message.buffer)) {
         MessageHeader& header = header_of(message.buffer);
         header.magic = MessageHeader::magic_number;
@@ -112,7 +115,7 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
         header.sequence = sequence;
         header.source = domain.rank();
       }
-      count_sent(message.buffer.numel() - (has_header(message.buffer) ? header_bytes : 0));
+      count_sent(message.buffer.numel() - (has_header(message.buffer) ? header_bytes : 0), 1);
       std::vector<at::Tensor> tensors{message.buffer};
       pending.works_.push_back(backend->send(tensors, message.peer, transport_tag));
     }

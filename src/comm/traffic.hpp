@@ -4,5 +4,5 @@
 #include <cstdint>
 
 namespace graticule::comm {
-void count_sent(uint64_t bytes);
+void count_sent(uint64_t bytes, uint64_t messages);
 }

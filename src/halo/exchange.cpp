@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "graticule/halo/memory_format.hpp"
+#include "halo/row_copy.hpp"
 
 namespace graticule::halo {
 namespace {
@@ -60,7 +61,9 @@ comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, cons
                              const std::string& what, comm::Facts facts, bool adjoint) {
   facts.add(what).add(static_cast<int64_t>(adjoint)).add(static_cast<int64_t>(t.scalar_type()));
   facts.add(plan.partition.offsets());
-  for (const rows::Interval& wanted : plan.wanted) facts.add(wanted.begin).add(wanted.end);
+  for (const rows::Wanted& part : plan.parts) {
+    for (const rows::Interval& wanted : part) facts.add(wanted.begin).add(wanted.end);
+  }
   facts.add(static_cast<int64_t>(plan.boundary));
   if (has_pole(plan)) facts.add(layout.lon_dim).add(static_cast<int64_t>(layout.flip_sign));
   facts.add(t.dim()).add(layout.dim);
@@ -69,6 +72,9 @@ comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, cons
   }
   return comm::MessageTag{facts.hash()};
 }
+
+// Whether the rows are taken as they are.
+bool is_plain(const Segment& segment) { return segment.step == 1 && !segment.across_pole; }
 
 // A run of source rows, rows outermost, as the wanted rows that the segment makes of them.
 at::Tensor apply(const Segment& segment, at::Tensor source, const Layout& layout) {
@@ -98,13 +104,26 @@ at::Tensor apply_adjoint(const Segment& segment, at::Tensor wanted, const Layout
   return segment.step < 0 ? wanted.flip(0) : wanted;
 }
 
-at::Tensor wanted_rows(const at::Tensor& moved, const Segment& segment, const ExchangePlan& plan) {
-  return moved.narrow(0, segment.wanted - plan.result().begin, segment.count);
+at::Tensor wanted_rows(const at::Tensor& t, const Segment& segment, const ExchangePlan& plan, int64_t dim) {
+  return t.narrow(dim, segment.wanted - plan.result(segment.part).begin, segment.count).movedim(dim, 0);
 }
 
-at::Tensor owned_rows(const at::Tensor& moved, const Segment& segment, const ExchangePlan& plan) {
+at::Tensor owned_rows(const at::Tensor& t, const Segment& segment, const ExchangePlan& plan, int64_t dim) {
   const rows::Interval source = segment.source_rows();
-  return moved.narrow(0, source.begin - plan.owned().begin, source.size());
+  return t.narrow(dim, source.begin - plan.owned().begin, source.size()).movedim(dim, 0);
+}
+
+using Pack = std::function<void(const Segment&, const at::Tensor& rows)>;
+
+// Calls `use` with each segment of each peer and its rows of the message.
+void for_each_segment(const PeerSegments& peer, const at::Tensor& message, const Pack& use) {
+  if (peer.segments.size() == 1) return use(peer.segments[0], message);
+  int64_t at_row = 0;
+  for (const Segment& segment : peer.segments) {
+    const int64_t count = segment.source_rows().size();
+    use(segment, message.narrow(0, at_row, count));
+    at_row += count;
+  }
 }
 
 struct Messages {
@@ -115,9 +134,11 @@ struct Messages {
 
 // One message to each of `to`, packed by `pack`, and room for one from each of `from`.
 Messages make_messages(const at::Tensor& t, int64_t dim, const comm::MessageTag& tag,
-                       const std::vector<PeerSegments>& to, const std::vector<PeerSegments>& from,
-                       const std::function<at::Tensor(const Segment&)>& pack) {
+                       const std::vector<PeerSegments>& to, const std::vector<PeerSegments>& from, const Pack& pack) {
   Messages messages;
+  messages.receives.reserve(from.size());
+  messages.received.reserve(from.size());
+  messages.sends.reserve(to.size());
   for (const PeerSegments& peer : from) {
     const auto shape = message_shape(t.sizes(), dim, peer.rows);
     at::Tensor buffer = comm::make_buffer(tag, t.options(), shape);
@@ -127,29 +148,10 @@ Messages make_messages(const at::Tensor& t, int64_t dim, const comm::MessageTag&
   for (const PeerSegments& peer : to) {
     const auto shape = message_shape(t.sizes(), dim, peer.rows);
     at::Tensor buffer = comm::make_buffer(tag, t.options(), shape);
-    const at::Tensor payload = comm::payload(buffer, t.scalar_type(), shape);
-    int64_t at_row = 0;
-    for (const Segment& segment : peer.segments) {
-      const int64_t count = segment.source_rows().size();
-      payload.narrow(0, at_row, count).copy_(pack(segment));
-      at_row += count;
-    }
+    for_each_segment(peer, comm::payload(buffer, t.scalar_type(), shape), pack);
     messages.sends.push_back({peer.peer, std::move(buffer)});
   }
   return messages;
-}
-
-// Calls `use` with each segment of each peer and its rows of the message.
-void for_each_received(const std::vector<PeerSegments>& peers, const std::vector<at::Tensor>& received,
-                       const std::function<void(const Segment&, const at::Tensor&)>& use) {
-  for (size_t i = 0; i < peers.size(); ++i) {
-    int64_t at_row = 0;
-    for (const Segment& segment : peers[i].segments) {
-      const int64_t count = segment.source_rows().size();
-      use(segment, received[i].narrow(0, at_row, count));
-      at_row += count;
-    }
-  }
 }
 
 }  // namespace
@@ -158,61 +160,80 @@ Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, La
                std::string what, const comm::Facts& facts)
     : plan_(std::move(plan)), layout_(layout), x_(x) {
   check(x, layout, plan_->owned().size(), *plan_, domain, what);
-  const at::Tensor moved = x.movedim(layout.dim, 0);
   Messages messages =
       make_messages(x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends, plan_->receives,
-                    [&](const Segment& segment) { return owned_rows(moved, segment, *plan_); });
+                    [&](const Segment& segment, const at::Tensor& message) {
+                      const rows::Interval source = segment.source_rows();
+                      pack_rows(x, source.begin - plan_->owned().begin, source.size(), layout.dim, message);
+                    });
   received_ = std::move(messages.received);
-  pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);
+  pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), std::move(what));
 }
 
-at::Tensor Gather::finish() {
-  at::Tensor result = at::empty(with_rows(x_.sizes(), layout_.dim, plan_->result().size()),
-                                x_.options().memory_format(memory_format(x_)));
-  const at::Tensor moved_result = result.movedim(layout_.dim, 0);
-  const at::Tensor moved_x = x_.movedim(layout_.dim, 0);
+std::vector<at::Tensor> Gather::finish_parts() {
+  const int64_t dim = layout_.dim;
+  const at::TensorOptions options = x_.options().memory_format(memory_format(x_));
+  std::vector<at::Tensor> results;
+  results.reserve(plan_->parts.size());
+  for (size_t part = 0; part < plan_->parts.size(); ++part) {
+    results.push_back(at::empty(with_rows(x_.sizes(), dim, plan_->result(static_cast<int>(part)).size()), options));
+  }
   for (const Segment& segment : plan_->local) {
-    at::Tensor target = wanted_rows(moved_result, segment, *plan_);
+    const at::Tensor& result = results[segment.part];
+    const int64_t row = segment.wanted - plan_->result(segment.part).begin;
     if (segment.owner < 0) {
-      target.zero_();
+      clear_rows(result, row, segment.count, dim);
+    } else if (is_plain(segment)) {
+      copy_rows(x_, segment.source - plan_->owned().begin, result, row, segment.count, dim);
     } else {
-      target.copy_(apply(segment, owned_rows(moved_x, segment, *plan_), layout_));
+      wanted_rows(result, segment, *plan_, dim).copy_(apply(segment, owned_rows(x_, segment, *plan_, dim), layout_));
     }
   }
   pending_.wait();
-  for_each_received(plan_->receives, received_, [&](const Segment& segment, const at::Tensor& source) {
-    wanted_rows(moved_result, segment, *plan_).copy_(apply(segment, source, layout_));
-  });
-  return result;
+  for (size_t i = 0; i < received_.size(); ++i) {
+    for_each_segment(plan_->receives[i], received_[i], [&](const Segment& segment, const at::Tensor& message) {
+      const at::Tensor& result = results[segment.part];
+      if (is_plain(segment)) {
+        unpack_rows(message, result, segment.wanted - plan_->result(segment.part).begin, segment.count, dim);
+      } else {
+        wanted_rows(result, segment, *plan_, dim).copy_(apply(segment, message, layout_));
+      }
+    });
+  }
+  return results;
 }
+
+at::Tensor Gather::finish() { return finish_parts().front(); }
 
 Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
            std::string what, const comm::Facts& facts)
     : plan_(std::move(plan)), layout_(layout), g_(g) {
   check(g, layout, plan_->result().size(), *plan_, domain, what);
-  const at::Tensor moved = g.movedim(layout.dim, 0);
-  Messages messages = make_messages(
-      g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives, plan_->sends,
-      [&](const Segment& segment) { return apply_adjoint(segment, wanted_rows(moved, segment, *plan_), layout); });
+  Messages messages =
+      make_messages(g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives, plan_->sends,
+                    [&](const Segment& segment, const at::Tensor& message) {
+                      message.copy_(apply_adjoint(segment, wanted_rows(g, segment, *plan_, layout.dim), layout));
+                    });
   received_ = std::move(messages.received);
-  pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), what);
+  pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), std::move(what));
 }
 
 at::Tensor Fold::finish() {
-  at::Tensor result = at::empty(with_rows(g_.sizes(), layout_.dim, plan_->owned().size()),
-                                g_.options().memory_format(memory_format(g_)));
+  const int64_t dim = layout_.dim;
+  at::Tensor result =
+      at::empty(with_rows(g_.sizes(), dim, plan_->owned().size()), g_.options().memory_format(memory_format(g_)));
   result.zero_();
-  const at::Tensor moved_result = result.movedim(layout_.dim, 0);
-  const at::Tensor moved_g = g_.movedim(layout_.dim, 0);
   for (const Segment& segment : plan_->local) {
     if (segment.owner < 0) continue;
-    owned_rows(moved_result, segment, *plan_)
-        .add_(apply_adjoint(segment, wanted_rows(moved_g, segment, *plan_), layout_));
+    owned_rows(result, segment, *plan_, dim)
+        .add_(apply_adjoint(segment, wanted_rows(g_, segment, *plan_, dim), layout_));
   }
   pending_.wait();
-  for_each_received(plan_->sends, received_, [&](const Segment& segment, const at::Tensor& source) {
-    owned_rows(moved_result, segment, *plan_).add_(source);
-  });
+  for (size_t i = 0; i < received_.size(); ++i) {
+    for_each_segment(plan_->sends[i], received_[i], [&](const Segment& segment, const at::Tensor& message) {
+      owned_rows(result, segment, *plan_, dim).add_(message);
+    });
+  }
   return result;
 }
 

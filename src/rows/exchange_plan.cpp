@@ -64,22 +64,29 @@ std::vector<Segment> segments(const Partition& partition, Interval wanted, Bound
   return result;
 }
 
-ExchangePlan::ExchangePlan(Partition cut, std::vector<Interval> wanted_rows, Boundary rule, int own_rank)
-    : partition(std::move(cut)), wanted(std::move(wanted_rows)), boundary(rule), rank(own_rank) {
-  if (static_cast<int>(wanted.size()) != partition.ranks()) {
-    throw std::invalid_argument("an exchange over " + std::to_string(partition.ranks()) +
-                                " ranks needs as many intervals, got " + std::to_string(wanted.size()));
-  }
-  for (int peer = 0; peer < partition.ranks(); ++peer) {
-    for (const Segment& segment : segments(partition, wanted[peer], boundary)) {
-      if (peer == rank) {
-        if (segment.owner == rank || segment.owner < 0) {
-          local.push_back(segment);
-        } else {
-          add_to_peer(receives, segment.owner, segment);
+ExchangePlan::ExchangePlan(Partition cut, Wanted wanted, Boundary rule, int own_rank)
+    : ExchangePlan(std::move(cut), std::vector<Wanted>{std::move(wanted)}, rule, own_rank) {}
+
+ExchangePlan::ExchangePlan(Partition cut, std::vector<Wanted> wanted_parts, Boundary rule, int own_rank)
+    : partition(std::move(cut)), parts(std::move(wanted_parts)), boundary(rule), rank(own_rank) {
+  for (size_t part = 0; part < parts.size(); ++part) {
+    const Wanted& wanted = parts[part];
+    if (static_cast<int>(wanted.size()) != partition.ranks()) {
+      throw std::invalid_argument("an exchange over " + std::to_string(partition.ranks()) +
+                                  " ranks needs as many intervals, got " + std::to_string(wanted.size()));
+    }
+    for (int peer = 0; peer < partition.ranks(); ++peer) {
+      for (Segment segment : segments(partition, wanted[peer], boundary)) {
+        segment.part = static_cast<int>(part);
+        if (peer == rank) {
+          if (segment.owner == rank || segment.owner < 0) {
+            local.push_back(segment);
+          } else {
+            add_to_peer(receives, segment.owner, segment);
+          }
+        } else if (segment.owner == rank) {
+          add_to_peer(sends, peer, segment);
         }
-      } else if (segment.owner == rank) {
-        add_to_peer(sends, peer, segment);
       }
     }
   }

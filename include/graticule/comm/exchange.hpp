@@ -64,4 +64,7 @@ void poison(const Domain& domain, const std::string& why);
 /// Bytes of payload that this process has sent by exchanges and collectives so far.
 uint64_t bytes_sent();
 
+/// Messages, as bytes_sent counts them; a transport's own collective counts as one to each other rank.
+uint64_t messages_sent();
+
 }  // namespace graticule::comm

@@ -36,8 +36,10 @@ class Gather {
   /// must agree on, such as the layer's arguments: a message of other facts is an error at its receiver.
   Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
          std::string what, const comm::Facts& facts = {});
-  /// Copies what this rank owns, waits for the rest and returns the result.
+  /// Copies what this rank owns, waits for the rest and returns the result: of a plan of one part.
   at::Tensor finish();
+  /// The same for every part of the plan.
+  std::vector<at::Tensor> finish_parts();
 
  private:
   std::shared_ptr<const rows::ExchangePlan> plan_;
@@ -47,8 +49,9 @@ class Gather {
   comm::PendingExchange pending_;
 };
 
-/// The adjoint of Gather: `g` holds plan.result().size() rows, the result this rank's own rows: the sum of what every
-/// rank holds for them, this rank's part first, then the others in ascending order: no result depends on timing.
+/// The adjoint of Gather, for plans of one part: `g` holds plan.result().size() rows, the result this rank's own rows:
+/// the sum of what every rank holds for them, this rank's part first, then the others in ascending order: no result
+/// depends on timing.
 class Fold {
  public:
   Fold(const at::Tensor& g, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,

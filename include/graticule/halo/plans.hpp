@@ -10,8 +10,7 @@ namespace graticule::halo {
 
 /// The plan with these facts: made at the first call, found in O(1) after that. Safe to call from any thread.
 /// Throws as rows::ExchangePlan does.
-std::shared_ptr<const rows::ExchangePlan> find_plan(const rows::Partition& partition,
-                                                    const std::vector<rows::Interval>& wanted, rows::Boundary boundary,
-                                                    int rank);
+std::shared_ptr<const rows::ExchangePlan> find_plan(const rows::Partition& partition, const rows::Wanted& wanted,
+                                                    rows::Boundary boundary, int rank);
 
 }  // namespace graticule::halo

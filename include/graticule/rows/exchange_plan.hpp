@@ -19,6 +19,7 @@ struct Segment {
   int step = 1;        ///< 1, 0 or -1
   bool across_pole = false;
   int owner = -1;  ///< the rank that holds the source rows, or -1: zeros
+  int part = 0;    ///< which of the rank's wanted intervals
 
   /// Source rows, each once, in ascending order: what travels.
   [[nodiscard]] constexpr Interval source_rows() const {
@@ -39,13 +40,18 @@ struct PeerSegments {
   int64_t rows = 0;  ///< rows that travel
 };
 
-/// One rank's part in an exchange that gives every rank r the rows wanted[r]. Immutable; a pure function of its
-/// arguments, so every rank knows every other rank's plan without a message.
+/// An interval of wanted rows for every rank.
+using Wanted = std::vector<Interval>;
+
+/// One rank's part in an exchange that gives every rank r the rows parts[0][r], and likewise for more parts: what goes
+/// to one rank travels together, whichever part it belongs to. Immutable; a pure function of its arguments, so every
+/// rank knows every other rank's plan without a message.
 struct ExchangePlan {
-  ExchangePlan(Partition partition, std::vector<Interval> wanted, Boundary boundary, int rank);
+  ExchangePlan(Partition partition, Wanted wanted, Boundary boundary, int rank);
+  ExchangePlan(Partition partition, std::vector<Wanted> parts, Boundary boundary, int rank);
 
   Partition partition;
-  std::vector<Interval> wanted;
+  std::vector<Wanted> parts;
   Boundary boundary;
   int rank;
   std::vector<Segment> local;          ///< rows of this rank's own, and zeros
@@ -54,7 +60,7 @@ struct ExchangePlan {
 
   /// Rows that this rank owns, and rows that it gets.
   [[nodiscard]] Interval owned() const { return partition.interval(rank); }
-  [[nodiscard]] Interval result() const { return wanted[rank]; }
+  [[nodiscard]] Interval result(int part = 0) const { return parts[part][rank]; }
 };
 
 }  // namespace graticule::rows
