@@ -10,6 +10,7 @@
 #include "graticule/halo/memory_format.hpp"
 #include "ops/autograd_support.hpp"
 #include "ops/cut_checks.hpp"
+#include "ops/group_norm_steps.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -28,8 +29,6 @@ struct Arguments {
   std::string group, layer;
 };
 
-at::ScalarType wide(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
 // Elements of one group of one sample on `rows` rows.
 int64_t elements(const at::Tensor& x, const Arguments& a, int64_t rows) {
   int64_t count = x.size(1) / a.num_groups;
@@ -37,45 +36,13 @@ int64_t elements(const at::Tensor& x, const Arguments& a, int64_t rows) {
   return count;
 }
 
-// (N, C) as it multiplies x.
-at::Tensor per_channel(const at::Tensor& values, const at::Tensor& x) {
-  std::vector<int64_t> sizes(x.dim(), 1);
-  sizes[0] = x.size(0);
-  sizes[1] = x.size(1);
-  return values.reshape(sizes);
-}
-
-// (N, groups) spread over the channels of each group: (N, C).
-at::Tensor to_channels(const at::Tensor& per_group, int64_t channels) {
-  return per_group.unsqueeze(-1)
-      .expand({per_group.size(0), per_group.size(1), channels / per_group.size(1)})
-      .reshape({per_group.size(0), channels});
-}
-
-at::Tensor to_groups(const at::Tensor& per_channel_values, int64_t num_groups) {
-  const int64_t channels = per_channel_values.size(1);
-  return per_channel_values.reshape({per_channel_values.size(0), num_groups, channels / num_groups}).sum(-1);
-}
-
-std::vector<int64_t> spatial_axes(const at::Tensor& x) {
-  std::vector<int64_t> axes;
-  for (int64_t d = 2; d < x.dim(); ++d) axes.push_back(d);
-  return axes;
-}
-
-at::Tensor channel_factor(const Optional& weight, const at::Tensor& like) {
-  if (!weight.has_value() || !weight->defined()) return at::ones({1, 1}, like.options());
-  return weight->to(like.scalar_type()).unsqueeze(0);
-}
-
-// Mean and sum of squared deviations of this rank's rows: (2, N, groups) in float64.
-at::Tensor local_moments(const at::Tensor& x, const Arguments& a) {
-  const std::vector<int64_t> shape{x.size(0), a.num_groups};
-  const int64_t count = elements(x, a, x.size(a.dim));
-  if (count == 0) return at::zeros({2, shape[0], shape[1]}, x.options().dtype(at::kDouble));
-  const at::Tensor flat = x.to(wide(x)).reshape({shape[0], shape[1], count});
-  const auto [variance, mean] = at::var_mean(flat, at::OptionalIntArrayRef{2}, /*correction=*/at::Scalar(0));
-  return at::stack({mean.to(at::kDouble), variance.to(at::kDouble) * static_cast<double>(count)});
+// The same on each rank.
+std::vector<double> elements_of_ranks(const at::Tensor& x, const Arguments& a) {
+  std::vector<double> counts;
+  for (size_t rank = 0; rank + 1 < a.in_offsets.size(); ++rank) {
+    counts.push_back(static_cast<double>(elements(x, a, a.in_offsets[rank + 1] - a.in_offsets[rank])));
+  }
+  return counts;
 }
 
 // What the ranks must agree on beside the shape of their statistics.
@@ -90,70 +57,38 @@ comm::Facts call_facts(const at::Tensor& x, const Arguments& a, const char* dire
 Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   const rows::Partition partition(a.in_offsets);
-  const double total = static_cast<double>(elements(x, a, partition.rows()));
   if (x.size(a.dim) != partition.interval(domain.rank()).size()) {
     const std::string message = c10::str(a.layer, ": expected ", partition.interval(domain.rank()).size(),
                                          " rows in dimension ", a.dim, ", got ", x.size(a.dim), rank_text(domain));
     comm::poison(domain, message);
     TORCH_CHECK_VALUE(false, message);
   }
+  const GroupNormSteps& steps = group_norm_steps(x, weight, bias);
+  const at::Tensor input = steps.prepare(x, x);
   const std::vector<at::Tensor> moments =
-      comm::all_gather(domain, local_moments(x, a), a.layer, call_facts(x, a, "forward"));
-  at::Tensor mean = at::zeros({x.size(0), a.num_groups}, x.options().dtype(at::kDouble));
-  for (int rank = 0; rank < domain.size(); ++rank) {
-    const double share = static_cast<double>(elements(x, a, partition.interval(rank).size())) / total;
-    mean.add_(moments[rank][0], share);
-  }
-  at::Tensor deviations = at::zeros_like(mean);
-  for (int rank = 0; rank < domain.size(); ++rank) {
-    const double count = static_cast<double>(elements(x, a, partition.interval(rank).size()));
-    if (count == 0) continue;
-    deviations.add_(moments[rank][1]).add_((moments[rank][0] - mean).square_(), count);
-  }
-  const at::Tensor rstd = (deviations / total + a.eps).rsqrt_();
-
-  const at::Tensor scale = to_channels(rstd, x.size(1)) * channel_factor(weight, rstd);
-  at::Tensor shift = -to_channels(mean, x.size(1)) * scale;
-  if (bias.has_value() && bias->defined()) shift = shift + bias->to(at::kDouble).unsqueeze(0);
-  const at::ScalarType type = wide(x);
-  const at::Tensor y = at::addcmul(per_channel(shift.to(type), x), x.to(type), per_channel(scale.to(type), x));
-  return {y.to(x.scalar_type()).contiguous(halo::memory_format(x)), mean, rstd};
+      comm::all_gather(domain, steps.moments(input, a.num_groups), a.layer, call_facts(x, a, "forward"));
+  return steps.normalise(input, weight, bias, moments, elements_of_ranks(x, a), a.eps);
 }
 
 Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                const Optional& weight, const Arguments& a, std::array<bool, 3> wanted) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
-  const at::ScalarType type = wide(x);
-  const at::Tensor g = grad.to(type);
-  const at::Tensor input = x.to(type);
-  const at::Tensor products = (g * input).sum(spatial_axes(x)).to(at::kDouble);
-  const at::Tensor sums = g.sum(spatial_axes(x)).to(at::kDouble);
-  const at::Tensor channel_mean = to_channels(mean, x.size(1));
-  const at::Tensor channel_rstd = to_channels(rstd, x.size(1));
-
+  const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt);
+  const at::Tensor input = steps.prepare(x, x);
+  const at::Tensor g = steps.prepare(grad, x);
+  const at::Tensor channel_sums = steps.channel_sums(g, input, mean);
   Three result;
-  if (wanted[1]) {
-    std::get<1>(result) = ((products - sums * channel_mean) * channel_rstd).sum(0).to(weight->scalar_type());
-  }
-  if (wanted[2]) {
+  if (wanted[1] || wanted[2]) {
     // The bias has the weight's dtype: group_norm checks it.
-    std::get<2>(result) = sums.sum(0).to(weight.has_value() ? weight->scalar_type() : x.scalar_type());
+    const at::ScalarType type = weight.has_value() ? weight->scalar_type() : x.scalar_type();
+    std::tie(std::get<1>(result), std::get<2>(result)) =
+        steps.parameter_gradients(channel_sums, rstd, type, {wanted[1], wanted[2]});
   }
   if (!wanted[0]) return result;
-
-  const at::Tensor factor = channel_factor(weight, products);
-  const at::Tensor local =
-      at::stack({to_groups(products * factor, a.num_groups), to_groups(sums * factor, a.num_groups)});
-  at::Tensor whole = at::zeros_like(local);
-  for (const at::Tensor& part : comm::all_gather(domain, local, a.layer, call_facts(x, a, "backward")))
-    whole.add_(part);
-  const double total = static_cast<double>(elements(x, a, a.in_offsets.back()));
-  const at::Tensor slope = (whole[1] * mean - whole[0]) * rstd.pow(3) / total;
-  const at::Tensor offset = -slope * mean - whole[1] * rstd / total;
-  at::Tensor grad_x = g * per_channel((channel_rstd * factor).to(type), x);
-  grad_x.addcmul_(input, per_channel(to_channels(slope, x.size(1)).to(type), x));
-  grad_x.add_(per_channel(to_channels(offset, x.size(1)).to(type), x));
-  std::get<0>(result) = grad_x.to(x.scalar_type()).contiguous(halo::memory_format(x));
+  const std::vector<at::Tensor> group_sums = comm::all_gather(
+      domain, steps.group_sums(channel_sums, weight, a.num_groups), a.layer, call_facts(x, a, "backward"));
+  const auto total = static_cast<double>(elements(x, a, a.in_offsets.back()));
+  std::get<0>(result) = steps.input_gradient(g, input, mean, rstd, weight, group_sums, total);
   return result;
 }
 

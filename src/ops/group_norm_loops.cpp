@@ -1,0 +1,327 @@
+#include "ops/group_norm_loops.hpp"
+
+#include <bit>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define GRATICULE_INLINE inline __attribute__((always_inline))
+
+namespace graticule::ops {
+namespace {
+
+// The bodies are inlined into functions that name an instruction set, and compiled for it there. Sums are kept in
+// vectors of `Bytes`: without leave to reorder additions a compiler makes none of a plain loop.
+namespace body {
+
+template <class T, int Bytes>
+struct Lanes {
+  typedef T Vector __attribute__((vector_size(Bytes)));
+  static constexpr int64_t width = Bytes / sizeof(T);
+
+  static GRATICULE_INLINE void load(const T* from, Vector& to) { std::memcpy(&to, from, Bytes); }
+  static GRATICULE_INLINE double total(const Vector& v) {
+    double sum = 0;
+    for (int64_t i = 0; i < width; ++i) sum += static_cast<double>(v[i]);
+    return sum;
+  }
+};
+
+template <class T, int Bytes>
+GRATICULE_INLINE Moments line_moments(const T* x, int64_t n, T centre) {
+  using L = Lanes<T, Bytes>;
+  typename L::Vector sum0{}, sum1{}, sum2{}, sum3{}, square0{}, square1{}, square2{}, square3{}, d0, d1, d2, d3;
+  int64_t i = 0;
+  for (; i + 4 * L::width <= n; i += 4 * L::width) {
+    L::load(x + i, d0);
+    L::load(x + i + L::width, d1);
+    L::load(x + i + 2 * L::width, d2);
+    L::load(x + i + 3 * L::width, d3);
+    d0 -= centre, d1 -= centre, d2 -= centre, d3 -= centre;
+    sum0 += d0, sum1 += d1, sum2 += d2, sum3 += d3;
+    square0 += d0 * d0, square1 += d1 * d1, square2 += d2 * d2, square3 += d3 * d3;
+  }
+  double sum = L::total((sum0 + sum1) + (sum2 + sum3));
+  double squares = L::total((square0 + square1) + (square2 + square3));
+  for (; i < n; ++i) {
+    const T d = x[i] - centre;
+    sum += static_cast<double>(d);
+    squares += static_cast<double>(d * d);
+  }
+  const auto count = static_cast<double>(n);
+  const double beyond = sum / count;
+  const double deviations = squares - sum * beyond;
+  // Rounding may leave less than nothing; not-a-number stays.
+  return {count, static_cast<double>(centre) + beyond, deviations < 0 ? 0 : deviations};
+}
+
+template <class T, int Bytes>
+GRATICULE_INLINE void line_products(const T* g, const T* x, int64_t n, T centre, double* sums) {
+  using L = Lanes<T, Bytes>;
+  typename L::Vector product0{}, product1{}, product2{}, product3{}, sum0{}, sum1{}, sum2{}, sum3{};
+  typename L::Vector g0, g1, g2, g3, x0, x1, x2, x3;
+  int64_t i = 0;
+  for (; i + 4 * L::width <= n; i += 4 * L::width) {
+    L::load(g + i, g0);
+    L::load(g + i + L::width, g1);
+    L::load(g + i + 2 * L::width, g2);
+    L::load(g + i + 3 * L::width, g3);
+    L::load(x + i, x0);
+    L::load(x + i + L::width, x1);
+    L::load(x + i + 2 * L::width, x2);
+    L::load(x + i + 3 * L::width, x3);
+    sum0 += g0, sum1 += g1, sum2 += g2, sum3 += g3;
+    product0 += g0 * (x0 - centre), product1 += g1 * (x1 - centre);
+    product2 += g2 * (x2 - centre), product3 += g3 * (x3 - centre);
+  }
+  double products = L::total((product0 + product1) + (product2 + product3));
+  double sum = L::total((sum0 + sum1) + (sum2 + sum3));
+  for (; i < n; ++i) {
+    products += static_cast<double>(g[i] * (x[i] - centre));
+    sum += static_cast<double>(g[i]);
+  }
+  sums[0] += products;
+  sums[1] += sum;
+}
+
+template <class T>
+GRATICULE_INLINE void line_affine(const T* __restrict x, T* __restrict y, int64_t n, T centre, T scale, T shift) {
+  for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - centre) * scale + shift;
+}
+
+template <class T>
+GRATICULE_INLINE void line_gradient(const T* __restrict g, const T* __restrict x, T* __restrict y, int64_t n, T factor,
+                                    T centre, T slope, T offset) {
+  for (int64_t i = 0; i < n; ++i) y[i] = g[i] * factor + ((x[i] - centre) * slope + offset);
+}
+
+template <class T>
+GRATICULE_INLINE void sheet_moments(const T* __restrict x, int64_t rows, int64_t width, T* __restrict centre,
+                                    T* __restrict scratch, double before, double* __restrict mean,
+                                    double* __restrict deviations) {
+  T* __restrict sum = scratch;
+  T* __restrict squares = scratch + width;
+  for (int64_t i = 0; i < 2 * width; ++i) scratch[i] = 0;
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) {
+    const T* __restrict p = x + row * width;
+    for (int64_t i = 0; i < width; ++i) {
+      const T d0 = p[i] - centre[i];
+      const T d1 = p[i + width] - centre[i];
+      const T d2 = p[i + 2 * width] - centre[i];
+      const T d3 = p[i + 3 * width] - centre[i];
+      sum[i] += (d0 + d1) + (d2 + d3);
+      squares[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+    }
+  }
+  for (; row < rows; ++row) {
+    const T* __restrict p = x + row * width;
+    for (int64_t i = 0; i < width; ++i) {
+      const T d = p[i] - centre[i];
+      sum[i] += d;
+      squares[i] += d * d;
+    }
+  }
+  const double each = 1 / static_cast<double>(rows);
+  const double share = static_cast<double>(rows) / (before + static_cast<double>(rows));
+  for (int64_t i = 0; i < width; ++i) {
+    const auto s = static_cast<double>(sum[i]);
+    const double beyond = s * each;
+    const double own = static_cast<double>(squares[i]) - s * beyond;
+    const double own_mean = static_cast<double>(centre[i]) + beyond;
+    const double distance = own_mean - mean[i];
+    deviations[i] += (own < 0 ? 0 : own) + distance * distance * before * share;
+    mean[i] += distance * share;
+    centre[i] = static_cast<T>(own_mean);
+  }
+}
+
+template <class T>
+GRATICULE_INLINE void sheet_products(const T* __restrict g, const T* __restrict x, int64_t rows, int64_t width,
+                                     const T* __restrict centre, T* __restrict scratch, double* __restrict products,
+                                     double* __restrict sums) {
+  T* __restrict product = scratch;
+  T* __restrict sum = scratch + width;
+  for (int64_t i = 0; i < 2 * width; ++i) scratch[i] = 0;
+  int64_t row = 0;
+  for (; row + 2 <= rows; row += 2) {
+    const T* __restrict p = x + row * width;
+    const T* __restrict q = g + row * width;
+    for (int64_t i = 0; i < width; ++i) {
+      sum[i] += q[i] + q[i + width];
+      product[i] += q[i] * (p[i] - centre[i]) + q[i + width] * (p[i + width] - centre[i]);
+    }
+  }
+  for (; row < rows; ++row) {
+    const T* __restrict p = x + row * width;
+    const T* __restrict q = g + row * width;
+    for (int64_t i = 0; i < width; ++i) {
+      sum[i] += q[i];
+      product[i] += q[i] * (p[i] - centre[i]);
+    }
+  }
+  for (int64_t i = 0; i < width; ++i) {
+    products[i] += static_cast<double>(product[i]);
+    sums[i] += static_cast<double>(sum[i]);
+  }
+}
+
+template <class T>
+GRATICULE_INLINE void sheet_affine(const T* __restrict x, T* __restrict y, int64_t rows, int64_t width,
+                                   const T* __restrict centre, const T* __restrict scale, const T* __restrict shift) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* __restrict from = x + row * width;
+    T* __restrict to = y + row * width;
+    for (int64_t i = 0; i < width; ++i) to[i] = (from[i] - centre[i]) * scale[i] + shift[i];
+  }
+}
+
+template <class T>
+GRATICULE_INLINE void sheet_gradient(const T* __restrict g, const T* __restrict x, T* __restrict y, int64_t rows,
+                                     int64_t width, const T* __restrict factor, const T* __restrict centre,
+                                     const T* __restrict slope, const T* __restrict offset) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* __restrict p = x + row * width;
+    const T* __restrict q = g + row * width;
+    T* __restrict to = y + row * width;
+    for (int64_t i = 0; i < width; ++i) to[i] = q[i] * factor[i] + ((p[i] - centre[i]) * slope[i] + offset[i]);
+  }
+}
+
+void widen_half(const c10::Half* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = c10::detail::fp16_ieee_to_fp32_value(from[i].x);
+}
+
+void narrow_half(const float* from, c10::Half* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i].x = c10::detail::fp16_ieee_from_fp32_value(from[i]);
+}
+
+GRATICULE_INLINE void widen_bfloat16(const c10::BFloat16* from, float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i].x) << 16);
+}
+
+GRATICULE_INLINE void narrow_bfloat16(const float* from, c10::BFloat16* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(from[i]);
+    const uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+    to[i].x = static_cast<uint16_t>((bits & 0x7fffffffU) > 0x7f800000U ? 0x7fc0U : rounded);
+  }
+}
+
+}  // namespace body
+
+#if defined(__x86_64__)
+// No compiler makes this machine's own conversions of the portable formula.
+__attribute__((target("avx2,f16c"))) void widen_half_f16c(const c10::Half* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m128i halves;
+    std::memcpy(&halves, from + i, sizeof(halves));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
+  }
+  body::widen_half(from + i, to + i, n - i);
+}
+
+__attribute__((target("avx2,f16c"))) void narrow_half_f16c(const float* from, c10::Half* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(static_cast<void*>(to + i), &halves, sizeof(halves));
+  }
+  body::narrow_half(from + i, to + i, n - i);
+}
+#endif
+
+#define GRATICULE_LOOPS(Name, bytes, widen, narrow, target)                                                            \
+  template <class T>                                                                                                   \
+  struct Name {                                                                                                        \
+    target static Moments line_moments(const T* x, int64_t n, T centre) {                                              \
+      return body::line_moments<T, bytes>(x, n, centre);                                                               \
+    }                                                                                                                  \
+    target static void line_products(const T* g, const T* x, int64_t n, T centre, double* sums) {                      \
+      body::line_products<T, bytes>(g, x, n, centre, sums);                                                            \
+    }                                                                                                                  \
+    target static void line_affine(const T* x, T* y, int64_t n, T centre, T scale, T shift) {                          \
+      body::line_affine(x, y, n, centre, scale, shift);                                                                \
+    }                                                                                                                  \
+    target static void line_gradient(const T* g, const T* x, T* y, int64_t n, T factor, T centre, T slope, T offset) { \
+      body::line_gradient(g, x, y, n, factor, centre, slope, offset);                                                  \
+    }                                                                                                                  \
+    target static void sheet_moments(const T* x, int64_t rows, int64_t width, T* centre, T* scratch, double before,    \
+                                     double* mean, double* deviations) {                                               \
+      body::sheet_moments(x, rows, width, centre, scratch, before, mean, deviations);                                  \
+    }                                                                                                                  \
+    target static void sheet_products(const T* g, const T* x, int64_t rows, int64_t width, const T* centre,            \
+                                      T* scratch, double* products, double* sums) {                                    \
+      body::sheet_products(g, x, rows, width, centre, scratch, products, sums);                                        \
+    }                                                                                                                  \
+    target static void sheet_affine(const T* x, T* y, int64_t rows, int64_t width, const T* centre, const T* scale,    \
+                                    const T* shift) {                                                                  \
+      body::sheet_affine(x, y, rows, width, centre, scale, shift);                                                     \
+    }                                                                                                                  \
+    target static void sheet_gradient(const T* g, const T* x, T* y, int64_t rows, int64_t width, const T* factor,      \
+                                      const T* centre, const T* slope, const T* offset) {                              \
+      body::sheet_gradient(g, x, y, rows, width, factor, centre, slope, offset);                                       \
+    }                                                                                                                  \
+    static constexpr GroupNormLoops<T> all{line_moments,  line_products,  line_affine,  line_gradient,                 \
+                                           sheet_moments, sheet_products, sheet_affine, sheet_gradient};               \
+  };                                                                                                                   \
+  struct Name##Halves {                                                                                                \
+    target static void widen_bfloat16(const c10::BFloat16* from, float* to, int64_t n) {                               \
+      body::widen_bfloat16(from, to, n);                                                                               \
+    }                                                                                                                  \
+    target static void narrow_bfloat16(const float* from, c10::BFloat16* to, int64_t n) {                              \
+      body::narrow_bfloat16(from, to, n);                                                                              \
+    }                                                                                                                  \
+    static constexpr HalfLoops all{widen, narrow, widen_bfloat16, narrow_bfloat16};                                    \
+  };
+
+GRATICULE_LOOPS(Baseline, 16, body::widen_half, body::narrow_half, )
+#if defined(__x86_64__)
+GRATICULE_LOOPS(Avx2, 32, widen_half_f16c, narrow_half_f16c, __attribute__((target("avx2,fma"))))
+GRATICULE_LOOPS(Avx512, 64, widen_half_f16c, narrow_half_f16c,
+                __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))))
+#endif
+
+enum class InstructionSet { baseline, avx2, avx512 };
+
+InstructionSet instruction_set() {
+#if defined(__x86_64__)
+  static const InstructionSet best = [] {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) {
+      return InstructionSet::baseline;
+    }
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return wide ? InstructionSet::avx512 : InstructionSet::avx2;
+  }();
+  return best;
+#else
+  return InstructionSet::baseline;
+#endif
+}
+
+}  // namespace
+
+template <class T>
+const GroupNormLoops<T>& group_norm_loops() {
+#if defined(__x86_64__)
+  if (instruction_set() == InstructionSet::avx512) return Avx512<T>::all;
+  if (instruction_set() == InstructionSet::avx2) return Avx2<T>::all;
+#endif
+  return Baseline<T>::all;
+}
+
+template const GroupNormLoops<float>& group_norm_loops<float>();
+template const GroupNormLoops<double>& group_norm_loops<double>();
+
+const HalfLoops& half_loops() {
+#if defined(__x86_64__)
+  if (instruction_set() == InstructionSet::avx512) return Avx512Halves::all;
+  if (instruction_set() == InstructionSet::avx2) return Avx2Halves::all;
+#endif
+  return BaselineHalves::all;
+}
+
+}  // namespace graticule::ops
