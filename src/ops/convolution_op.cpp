@@ -1,12 +1,19 @@
 // graticule::convolution and graticule::convolution_backward: schemas, shapes, autograd and autocast.
+#include "ops/convolution_op.hpp"
+
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <map>
+#include <utility>
+
 #include "graticule/comm/domain.hpp"
 #include "graticule/ops/convolution.hpp"
 #include "ops/autograd_support.hpp"
+#include "ops/convolution_path.hpp"
+#include "ops/local_convolution.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -15,117 +22,101 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-
 // The arguments that forward and backward share, in the order of their schemas.
-struct Arguments {
-  std::vector<int64_t> stride, padding, dilation;
-  bool transposed;
-  std::vector<int64_t> output_padding;
-  int64_t groups;
-  std::vector<int64_t> in_offsets, out_offsets;
-  int64_t dim;
-  std::string group, layer;
+struct Arguments : torch::CustomClassHolder {
+  ConvolutionOptions options;
+  Placement placement;
+  bool has_bias = false;
 
-  [[nodiscard]] ConvolutionOptions options() const {
-    return {stride, padding, dilation, transposed, output_padding, groups};
-  }
-  [[nodiscard]] Placement placement() const {
-    return {rows::Partition(in_offsets), rows::Partition(out_offsets), dim, group, layer};
-  }
+  Arguments(ConvolutionOptions o, Placement p) : options(std::move(o)), placement(std::move(p)) {}
 };
-
-at::Tensor call_forward(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                        const Arguments& a) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("graticule::convolution", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, at::IntArrayRef,
-                            at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, int64_t, at::IntArrayRef,
-                            at::IntArrayRef, int64_t, c10::string_view, c10::string_view)>();
-  return op.call(x, weight, bias, a.stride, a.padding, a.dilation, a.transposed, a.output_padding, a.groups,
-                 a.in_offsets, a.out_offsets, a.dim, a.group, a.layer);
-}
-
-Gradients call_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, const Arguments& a,
-                        std::array<bool, 3> wanted) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("graticule::convolution_backward", "")
-          .typed<Gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
-                           at::IntArrayRef, bool, at::IntArrayRef, int64_t, at::IntArrayRef, at::IntArrayRef, int64_t,
-                           c10::string_view, c10::string_view, std::array<bool, 3>)>();
-  return op.call(grad, x, weight, a.stride, a.padding, a.dilation, a.transposed, a.output_padding, a.groups,
-                 a.in_offsets, a.out_offsets, a.dim, a.group, a.layer, wanted);
-}
 
 #define GRATICULE_CONVOLUTION_ARGUMENTS                                                                        \
   at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,                  \
       at::IntArrayRef output_padding, int64_t groups, at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, \
-      int64_t dim, c10::string_view group, c10::string_view layer
+      int64_t dim, c10::string_view group, c10::string_view layer, c10::string_view row_boundary,              \
+      c10::string_view across_boundary
 #define GRATICULE_COLLECT_ARGUMENTS                                                                          \
-  Arguments {                                                                                                \
-    stride.vec(), padding.vec(), dilation.vec(), transposed, output_padding.vec(), groups, in_offsets.vec(), \
-        out_offsets.vec(), dim, std::string(group), std::string(layer)                                       \
+  Arguments({stride.vec(), padding.vec(), dilation.vec(), transposed, output_padding.vec(), groups,          \
+             boundary_of(row_boundary), boundary_of(across_boundary)},                                       \
+            {rows::Partition(in_offsets.vec()), rows::Partition(out_offsets.vec()), dim, std::string(group), \
+             std::string(layer)})
+
+rows::Boundary boundary_of(c10::string_view name) {
+  return name == "zeros" ? rows::Boundary::zeros : rows::boundary_from_name(std::string(name), true);
+}
+
+const char* name_of(rows::Boundary boundary) {
+  switch (boundary) {
+    case rows::Boundary::reflect:
+      return "reflect";
+    case rows::Boundary::replicate:
+      return "replicate";
+    case rows::Boundary::circular:
+      return "circular";
+    default:
+      return "zeros";
   }
+}
+
+ConvolutionGradients call_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
+                                   const Arguments& a, std::array<bool, 3> wanted) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("graticule::convolution_backward", "")
+          .typed<ConvolutionGradients(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef,
+                                      at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, int64_t, at::IntArrayRef,
+                                      at::IntArrayRef, int64_t, c10::string_view, c10::string_view, c10::string_view,
+                                      c10::string_view, std::array<bool, 3>)>();
+  const auto& o = a.options;
+  const auto& p = a.placement;
+  return op.call(grad, x, weight, o.stride, o.padding, o.dilation, o.transposed, o.output_padding, o.groups,
+                 p.input.offsets(), p.output.offsets(), p.dim, p.group, p.layer, name_of(o.row_boundary),
+                 name_of(o.across_boundary), wanted);
+}
 
 at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                           GRATICULE_CONVOLUTION_ARGUMENTS) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  return convolution(x, weight, bias, a.options(), a.placement());
+  return convolution(x, weight, bias, a.options, a.placement);
 }
 
-Gradients backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                          GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
+ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
+                                     GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  return convolution_backward(grad, x, weight, a.options(), a.placement(), wanted);
+  return convolution_backward(grad, x, weight, a.options, a.placement, wanted);
 }
 
 at::Tensor forward_meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& /*bias*/,
                         GRATICULE_CONVOLUTION_ARGUMENTS) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  const int rank = comm::Domain::from_group_name(a.group).rank();
-  return convolution_shape(x, weight, a.options(), a.placement(), rank);
+  const int rank = comm::Domain::from_group_name(a.placement.group).rank();
+  return convolution_shape(x, weight, a.options, a.placement, rank);
 }
 
-Gradients backward_meta(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                        GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
+ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
+                                   GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   (void)stride, (void)padding, (void)dilation, (void)transposed, (void)output_padding, (void)groups;
-  (void)in_offsets, (void)out_offsets, (void)dim, (void)group, (void)layer;
+  (void)in_offsets, (void)out_offsets, (void)dim, (void)group, (void)layer, (void)row_boundary, (void)across_boundary;
   return {wanted[0] ? at::empty_like(x) : at::Tensor(), wanted[1] ? at::empty_like(weight) : at::Tensor(),
           wanted[2] ? at::empty({grad.size(1)}, grad.options()) : at::Tensor()};
 }
 
 struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight,
-                          const std::optional<at::Tensor>& bias, const Arguments& a) {
+                          const std::optional<at::Tensor>& bias, const c10::intrusive_ptr<Arguments>& a) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({x, weight});
-    ctx->saved_data["stride"] = a.stride;
-    ctx->saved_data["padding"] = a.padding;
-    ctx->saved_data["dilation"] = a.dilation;
-    ctx->saved_data["transposed"] = a.transposed;
-    ctx->saved_data["output_padding"] = a.output_padding;
-    ctx->saved_data["groups"] = a.groups;
-    ctx->saved_data["in_offsets"] = a.in_offsets;
-    ctx->saved_data["out_offsets"] = a.out_offsets;
-    ctx->saved_data["dim"] = a.dim;
-    ctx->saved_data["group"] = a.group;
-    ctx->saved_data["layer"] = a.layer;
-    ctx->saved_data["bias"] = bias.has_value() && bias->defined();
-    return call_forward(x, weight, bias, a);
+    a->has_bias = bias.has_value() && bias->defined();
+    ctx->saved_data["arguments"] = c10::IValue::make_capsule(a);
+    return call_convolution(x, weight, bias, a->options, a->placement);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    auto& data = ctx->saved_data;
-    const Arguments a{
-        data["stride"].toIntVector(),     data["padding"].toIntVector(),        data["dilation"].toIntVector(),
-        data["transposed"].toBool(),      data["output_padding"].toIntVector(), data["groups"].toInt(),
-        data["in_offsets"].toIntVector(), data["out_offsets"].toIntVector(),    data["dim"].toInt(),
-        data["group"].toStringRef(),      data["layer"].toStringRef()};
+    const auto& a = static_cast<const Arguments&>(*ctx->saved_data["arguments"].toCapsule());
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
-                                     data["bias"].toBool() && ctx->needs_input_grad(2)};
+                                     a.has_bias && ctx->needs_input_grad(2)};
     auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], saved[1], a, wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
   }
@@ -133,13 +124,13 @@ struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
 
 at::Tensor forward_autograd(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             GRATICULE_CONVOLUTION_ARGUMENTS) {
-  return ConvolutionFunction::apply(x, weight, bias, GRATICULE_COLLECT_ARGUMENTS);
+  return ConvolutionFunction::apply(x, weight, bias, c10::make_intrusive<Arguments>(GRATICULE_COLLECT_ARGUMENTS));
 }
 
-Gradients backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                            GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
+ConvolutionGradients backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
+                                       GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  refuse_double_backward(a.layer, {grad, x, weight});
+  refuse_double_backward(a.placement.layer, {grad, x, weight});
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_backward(grad, x, weight, a, wanted);
 }
@@ -151,21 +142,42 @@ at::Tensor forward_autocast(const at::Tensor& x, const at::Tensor& weight, const
   const at::ScalarType type = at::autocast::get_autocast_dtype(device);
   const auto cast = [&](const at::Tensor& t) { return at::autocast::cached_cast(type, t, device); };
   const std::optional<at::Tensor> low_bias = bias.has_value() && bias->defined() ? std::optional(cast(*bias)) : bias;
-  return call_forward(cast(x), cast(weight), low_bias, GRATICULE_COLLECT_ARGUMENTS);
+  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
+  return call_convolution(cast(x), cast(weight), low_bias, a.options, a.placement);
 }
 
 }  // namespace
 
+at::Tensor call_convolution(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                            const ConvolutionOptions& o, const Placement& p) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("graticule::convolution", "")
+                             .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                               at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef,
+                                               int64_t, at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view,
+                                               c10::string_view, c10::string_view, c10::string_view)>();
+  return op.call(x, weight, bias, o.stride, o.padding, o.dilation, o.transposed, o.output_padding, o.groups,
+                 p.input.offsets(), p.output.offsets(), p.dim, p.group, p.layer, name_of(o.row_boundary),
+                 name_of(o.across_boundary));
+}
+
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
       "convolution(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, bool "
-      "transposed, "
-      "int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, str layer) -> "
-      "Tensor");
+      "transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
+      "str layer, str row_boundary=\"zeros\", str across_boundary=\"zeros\") -> Tensor");
   m.def(
       "convolution_backward(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation, "
       "bool transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
-      "str layer, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+      "str layer, str row_boundary, str across_boundary, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def("force_convolution_path(str path) -> ()", [](c10::string_view path) {
+    static const std::map<std::string, ConvolutionPath> paths{{"automatic", ConvolutionPath::automatic},
+                                                              {"in_place", ConvolutionPath::in_place},
+                                                              {"whole_windows", ConvolutionPath::whole_windows}};
+    const auto found = paths.find(std::string(path));
+    TORCH_CHECK_VALUE(found != paths.end(), "expected automatic, in_place or whole_windows, got ", path);
+    force_convolution_path(found->second);
+  });
 }
 
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {

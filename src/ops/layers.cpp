@@ -4,11 +4,14 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/rows/stencil.hpp"
+#include "ops/convolution_op.hpp"
 #include "ops/cut_checks.hpp"
 #include "ops/padding.hpp"
+#include "ops/strip_plan.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -53,20 +56,6 @@ int64_t whole_size(const at::Tensor& x, int64_t dim, const Cut& cut) {
   return dim == cut.dim ? cut.in_offsets.back() : x.size(dim);
 }
 
-at::Tensor call_convolution(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                            const Ints& stride, const Ints& padding, const Ints& dilation, bool transposed,
-                            const Ints& output_padding, int64_t groups, const Ints& in_offsets,
-                            const rows::Partition& output, const Cut& cut) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("graticule::convolution", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, at::IntArrayRef,
-                            at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, int64_t, at::IntArrayRef,
-                            at::IntArrayRef, int64_t, c10::string_view, c10::string_view)>();
-  return op.call(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups, in_offsets,
-                 output.offsets(), cut.dim, cut.group, cut.layer);
-}
-
 // A convolution with zeros beyond the grid; padding may differ between the two sides.
 at::Tensor zero_padded_conv(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             const ConvArguments& a, const Cut& cut, const comm::Domain& domain) {
@@ -90,8 +79,75 @@ at::Tensor zero_padded_conv(const at::Tensor& x, const at::Tensor& weight, const
     more_after[i] = a.pad_after[i] - symmetric[i];
   }
   const at::Tensor padded = pad_across(x, more_before, more_after, "zeros", cut);
-  return call_convolution(padded, weight, bias, a.stride, symmetric, a.dilation, false, Ints(a.stride.size()), a.groups,
-                          cut.in_offsets, checked_output(cut, output_rows, domain), cut);
+  return call_convolution(
+      padded, weight, bias, {a.stride, symmetric, a.dilation, false, Ints(a.stride.size()), a.groups},
+      {rows::Partition(cut.in_offsets), checked_output(cut, output_rows, domain), cut.dim, cut.group, cut.layer});
+}
+
+// Padding that is more than zeros, around the grid.
+struct Border {
+  std::string along;   // the cut: reflect, replicate or circular
+  std::string across;  // it
+  Ints before, after;
+};
+
+// Copies of x's rows with the border around them, and their cut.
+std::pair<at::Tensor, Cut> pad(const at::Tensor& x, const Border& border, const ConvArguments& a, int64_t kernel_rows,
+                               const Cut& cut) {
+  const size_t i = cut.dim - 2;
+  const at::Tensor padded = pad_across(pad_rows(x, border.before[i], border.after[i], border.along, cut), border.before,
+                                       border.after, border.across, cut);
+  Cut padded_cut = cut;
+  padded_cut.in_offsets = padded_offsets(cut.in_offsets, border.before[i], border.after[i]);
+  if (padded_cut.out_offsets.empty() && i < a.stride.size() && i < a.dilation.size() && i < a.pad_before.size() &&
+      i < a.pad_after.size()) {
+    // The default cut follows the unpadded input: padding must not change it.
+    const rows::Stencil s{kernel_rows, a.stride[i], a.pad_before[i], a.dilation[i]};
+    const int64_t output_rows = rows::coarse_size(s, padded_cut.in_offsets.back(), a.pad_after[i]);
+    if (output_rows >= 1) {
+      padded_cut.out_offsets = rows::output_partition(rows::Partition(cut.in_offsets), output_rows).offsets();
+    }
+  }
+  return {padded, padded_cut};
+}
+
+// Whether the convolution op can put this border around the grid by itself, without a copy: what every rank knows.
+bool takes_border(const at::Tensor& x, const at::Tensor& weight, const ConvArguments& a, const Border& border,
+                  const Cut& cut) {
+  if (border.along == "circular" || x.size(0) == 0) return false;
+  const rows::Boundary along = rows::boundary_from_name(border.along, true);
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    const size_t i = dim - 2;
+    const rows::Stencil s{weight.size(dim), a.stride[i], border.before[i], a.dilation[i]};
+    const int64_t output = rows::coarse_size(s, whole_size(x, dim, cut), border.after[i]);
+    if (output < 1) return false;
+    if (dim != cut.dim && border.before[i] != border.after[i]) return false;
+    if (dim == cut.dim && !border_is_local(s, rows::Partition(cut.in_offsets), output, along)) return false;
+  }
+  return true;
+}
+
+at::Tensor bordered_conv(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                         const ConvArguments& a, const Border& border, const Cut& cut, const comm::Domain& domain) {
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    const std::string& mode = dim == cut.dim ? border.along : border.across;
+    check_padding(border.before[dim - 2], border.after[dim - 2], whole_size(x, dim, cut), mode, cut);
+  }
+  ConvArguments rest = a;
+  rest.pad_before.assign(a.stride.size(), 0);
+  rest.pad_after.assign(a.stride.size(), 0);
+  if (!takes_border(x, weight, a, border, cut)) {
+    const auto [padded, padded_cut] = pad(x, border, rest, weight.size(cut.dim), cut);
+    return zero_padded_conv(padded, weight, bias, rest, padded_cut, domain);
+  }
+  const size_t i = cut.dim - 2;
+  const rows::Stencil s{weight.size(cut.dim), a.stride[i], border.before[i], a.dilation[i]};
+  const int64_t output_rows = rows::coarse_size(s, cut.in_offsets.back(), border.after[i]);
+  return call_convolution(
+      x, weight, bias,
+      {a.stride, border.before, a.dilation, false, Ints(a.stride.size()), a.groups,
+       rows::boundary_from_name(border.along, true), rows::boundary_from_name(border.across, true)},
+      {rows::Partition(cut.in_offsets), checked_output(cut, output_rows, domain), cut.dim, cut.group, cut.layer});
 }
 
 }  // namespace
@@ -111,23 +167,7 @@ at::Tensor conv(const at::Tensor& x, const at::Tensor& weight, const std::option
   TORCH_CHECK_VALUE(a.padding_mode == "reflect" || a.padding_mode == "replicate" || a.padding_mode == "circular",
                     cut.layer, ": expected padding_mode zeros, reflect, replicate or circular, got ", a.padding_mode,
                     rank_text(domain));
-  const size_t i = cut.dim - 2;
-  const at::Tensor padded = pad_across(pad_rows(x, a.pad_before[i], a.pad_after[i], a.padding_mode, cut), a.pad_before,
-                                       a.pad_after, a.padding_mode, cut);
-  ConvArguments rest = a;
-  rest.pad_before.assign(dims, 0);
-  rest.pad_after.assign(dims, 0);
-  Cut padded_cut = cut;
-  padded_cut.in_offsets = padded_offsets(cut.in_offsets, a.pad_before[i], a.pad_after[i]);
-  if (padded_cut.out_offsets.empty()) {
-    // The default cut follows the unpadded input: padding must not change it.
-    const rows::Stencil s{weight.size(cut.dim), a.stride[i], 0, a.dilation[i]};
-    const int64_t output_rows = rows::coarse_size(s, padded_cut.in_offsets.back(), 0);
-    if (output_rows >= 1) {
-      padded_cut.out_offsets = rows::output_partition(rows::Partition(cut.in_offsets), output_rows).offsets();
-    }
-  }
-  return zero_padded_conv(padded, weight, bias, rest, padded_cut, domain);
+  return bordered_conv(x, weight, bias, a, {a.padding_mode, a.padding_mode, a.pad_before, a.pad_after}, cut, domain);
 }
 
 at::Tensor conv_transpose(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -153,8 +193,9 @@ at::Tensor conv_transpose(const at::Tensor& x, const at::Tensor& weight, const s
                       " gives an output of ", output, ", too small", rank_text(domain));
     if (dim == cut.dim) output_rows = output;
   }
-  return call_convolution(x, weight, bias, a.stride, a.padding, a.dilation, true, a.output_padding, a.groups,
-                          cut.in_offsets, checked_output(cut, output_rows, domain), cut);
+  return call_convolution(
+      x, weight, bias, {a.stride, a.padding, a.dilation, true, a.output_padding, a.groups},
+      {rows::Partition(cut.in_offsets), checked_output(cut, output_rows, domain), cut.dim, cut.group, cut.layer});
 }
 
 at::Tensor periodic_conv(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -166,18 +207,14 @@ at::Tensor periodic_conv(const at::Tensor& x, const at::Tensor& weight, const st
                     " dimensions cut along ", cut.dim, rank_text(domain));
   check_weight(x, weight, bias, a.groups, false, cut, domain);
   check_list(padding, 2, 0, "padding", cut, domain);
-  const at::Tensor rows = pad_rows(x, padding[0], padding[0], "reflect", cut);
-  const at::Tensor padded = pad_across(rows, padding, padding, "circular", cut);
-  Cut padded_cut = cut;
-  padded_cut.in_offsets = padded_offsets(cut.in_offsets, padding[0], padding[0]);
-  if (padded_cut.out_offsets.empty() && a.stride.size() == 2 && a.dilation.size() == 2 && a.pad_before.size() == 2 &&
-      a.pad_after.size() == 2) {
-    const rows::Stencil s{weight.size(2), a.stride[0], a.pad_before[0], a.dilation[0]};
-    const int64_t output_rows = rows::coarse_size(s, padded_cut.in_offsets.back(), a.pad_after[0]);
-    if (output_rows >= 1) {
-      padded_cut.out_offsets = rows::output_partition(rows::Partition(cut.in_offsets), output_rows).offsets();
-    }
+  const Border border{"reflect", "circular", padding, padding};
+  const auto pads = [](const Ints& values) {
+    return std::any_of(values.begin(), values.end(), [](int64_t v) { return v != 0; });
+  };
+  if (!pads(a.pad_before) && !pads(a.pad_after) && a.stride.size() == 2 && a.dilation.size() == 2) {
+    return bordered_conv(x, weight, bias, a, border, cut, domain);
   }
+  const auto [padded, padded_cut] = pad(x, border, a, weight.size(2), cut);
   return conv(padded, weight, bias, a, padded_cut);
 }
 

@@ -11,14 +11,6 @@
 namespace graticule::ops {
 namespace {
 
-// torch.nn.functional.pad's own limits.
-void check_padding(int64_t before, int64_t after, int64_t size, const std::string& mode, const Cut& cut) {
-  const int64_t most = std::max(before, after);
-  const bool fits = mode == "reflect" ? most < size : mode == "circular" ? most <= size : true;
-  TORCH_CHECK_VALUE(fits && before >= 0 && after >= 0, cut.layer, ": ", mode, " padding of ", before, " and ", after,
-                    " does not fit a dimension of ", size, rank_text(comm::Domain::from_group_name(cut.group)));
-}
-
 // Padding by selection, for tensors that at::pad refuses: those of no rows.
 at::Tensor pad_by_selection(const at::Tensor& x, int64_t dim, int64_t before, int64_t after, const std::string& mode) {
   const rows::Boundary boundary = rows::boundary_from_name(mode, true);
@@ -30,6 +22,13 @@ at::Tensor pad_by_selection(const at::Tensor& x, int64_t dim, int64_t before, in
 }
 
 }  // namespace
+
+void check_padding(int64_t before, int64_t after, int64_t size, const std::string& mode, const Cut& cut) {
+  const int64_t most = std::max(before, after);
+  const bool fits = mode == "reflect" ? most < size : mode == "circular" ? most <= size : true;
+  TORCH_CHECK_VALUE(fits && before >= 0 && after >= 0, cut.layer, ": ", mode, " padding of ", before, " and ", after,
+                    " does not fit a dimension of ", size, rank_text(comm::Domain::from_group_name(cut.group)));
+}
 
 std::vector<int64_t> padded_offsets(const std::vector<int64_t>& offsets, int64_t before, int64_t after) {
   std::vector<int64_t> result = offsets;
@@ -65,19 +64,15 @@ at::Tensor pad_across(const at::Tensor& x, const std::vector<int64_t>& before, c
     any = any || pads[pads.size() - 2] != 0 || pads.back() != 0;
     if (!is_cut) check_padding(before[dim - 2], after[dim - 2], x.size(dim), mode, cut);
   }
-  // ATen's circular padding gives a contiguous tensor, whatever it is given.
-  // A tensor of no elements counts as contiguous whatever its strides: only a clone gets new ones.
-  const auto contiguous = [](const at::Tensor& t) {
-    return t.numel() != 0 ? t.contiguous() : t.clone(at::MemoryFormat::Contiguous);
-  };
-  if (!any) return mode == "circular" ? contiguous(x) : x;
+  if (!any) return x;
   if (mode == "zeros") return at::constant_pad_nd(x, pads, 0);
-  if (x.numel() != 0) return at::pad(x, pads, mode);
+  // ATen's circular padding gives a contiguous tensor, whatever it is given.
+  if (x.numel() != 0) return at::pad(x, pads, mode).contiguous(halo::memory_format(x));
   at::Tensor result = x;
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     if (dim != cut.dim) result = pad_by_selection(result, dim, before[dim - 2], after[dim - 2], mode);
   }
-  return mode == "circular" ? contiguous(result) : result.contiguous(halo::memory_format(x));
+  return result.clone(halo::memory_format(x));
 }
 
 }  // namespace graticule::ops

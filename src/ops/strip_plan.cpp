@@ -1,14 +1,18 @@
 #include "ops/strip_plan.hpp"
 
-#include <mutex>
-#include <unordered_map>
-#include <utility>
+#include <ATen/ATen.h>
 
-#include "graticule/comm/facts.hpp"
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "halo/plan_cache.hpp"
+#include "ops/convolution_path.hpp"
 
 namespace graticule::ops {
 namespace {
 
+using rows::Boundary;
 using rows::Interval;
 using rows::LocalFit;
 using rows::Partition;
@@ -23,89 +27,183 @@ constexpr int64_t least_positions = 256;
 // Strips are computed twice, and a copy of the shard costs about as much as this share of the work.
 constexpr int64_t most_strips = 8;
 
+std::atomic<ConvolutionPath> forced_path{ConvolutionPath::automatic};
+
+// The values of one row of one channel; 0 where bits need not be kept.
+int64_t positions_per_row(at::IntArrayRef sizes, int64_t dim, at::ScalarType type) {
+  if (type == at::kDouble) return 0;
+  int64_t positions = 1;
+  for (int64_t d = 2; d < static_cast<int64_t>(sizes.size()); ++d) {
+    if (d != dim) positions *= sizes[d];
+  }
+  return positions;
+}
+
 int64_t least_rows(int64_t positions) { return positions < 1 ? 1 : rows::ceil_div(least_positions, positions); }
 
-// `strip` with rows beside it, as many as bits need and the grid has.
-Interval widened(Interval strip, int64_t grid_rows, int64_t positions) {
+// `strip` with rows beside it, as many as bits need and `limits` have.
+Interval widened(Interval strip, Interval limits, int64_t positions) {
   const int64_t missing = least_rows(positions) - strip.size();
   if (strip.empty() || missing <= 0) return strip;
-  Interval wide{std::max<int64_t>(strip.begin - (missing + 1) / 2, 0), 0};
-  wide.end = std::min(grid_rows, std::max(strip.end, wide.begin + strip.size() + missing));
-  wide.begin = std::max<int64_t>(0, std::min(wide.begin, wide.end - strip.size() - missing));
+  Interval wide{std::max(strip.begin - (missing + 1) / 2, limits.begin), 0};
+  wide.end = std::min(limits.end, std::max(strip.end, wide.begin + strip.size() + missing));
+  wide.begin = std::max(limits.begin, std::min(wide.begin, wide.end - strip.size() - missing));
   return wide;
 }
 
+// A result and what it is made of, on one rank.
 struct Direction {
-  const Partition& target;
-  const Partition& source;
-  bool to_coarse;
-  int64_t positions;  // of the target
+  Interval target;
+  Interval source;
+  Interval target_grid;  // all rows of the target
+  int64_t source_rows = 0;
+  bool to_coarse = true;
+  int64_t positions = 0;  // of the target
 };
 
-Strips make_strips(const Stencil& s, const Direction& d, const std::vector<LocalFit>& fits) {
+Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, const LocalFit& fit) {
+  const int64_t least = least_rows(d.positions);
+  Seams seams = found;
+  if (!seams.before.empty()) seams.before.end = std::max(seams.before.end, d.target.begin + least);
+  if (!seams.after.empty()) seams.after.begin = std::min(seams.after.begin, d.target.end - least);
+  const ConvolutionPath path = forced_convolution_path();
+  const bool many = (seams.before.size() + seams.after.size()) * most_strips > d.target.size();
   Strips strips;
-  for (int rank = 0; rank < d.target.ranks(); ++rank) {
-    const Interval own = d.target.interval(rank);
-    const Interval source = d.source.interval(rank);
-    Seams seams = d.to_coarse ? rows::coarse_seams(s, own, source, d.source.rows())
-                              : rows::fine_seams(s, own, source, d.source.rows());
-    const int64_t least = least_rows(d.positions);
-    if (!seams.before.empty()) seams.before.end = std::max(seams.before.end, own.begin + least);
-    if (!seams.after.empty()) seams.after.begin = std::min(seams.after.begin, own.end - least);
-    const int64_t twice = seams.before.size() + seams.after.size();
-    const bool whole = !fits[rank].fits || own.size() < least || twice * most_strips > own.size();
-    strips.whole.push_back(whole);
-    strips.before.push_back(whole ? widened(own, d.target.rows(), d.positions) : seams.before);
-    strips.after.push_back(whole ? Interval{own.end, own.end} : seams.after);
-    const auto needs = d.to_coarse ? rows::fine_rows : rows::coarse_rows;
-    strips.before_needs.push_back(needs(s, strips.before.back()));
-    strips.after_needs.push_back(needs(s, strips.after.back()));
+  strips.reason = "in place";
+  if (d.target.empty() || d.source.empty()) {
+    strips.reason = "whole windows: a shard of no rows";
+  } else if (!fit.fits) {
+    strips.reason = "whole windows: they do not line up with the shard";
+  } else if (d.target.size() < least) {
+    strips.reason = "whole windows: the shard is small";
+  } else if (path == ConvolutionPath::whole_windows) {
+    strips.reason = "whole windows: as asked for";
+  } else if (many && path != ConvolutionPath::in_place) {
+    strips.reason = "whole windows: the strips are no smaller part of the shard";
+  } else {
+    strips.before = seams.before;
+    strips.after = seams.after;
   }
+  strips.whole = strips.reason[0] != 'i';
+  if (strips.whole) {
+    strips.before = widened(d.target, d.target_grid, d.positions);
+    strips.after = {d.target.end, d.target.end};
+  }
+  const auto needs = d.to_coarse ? rows::fine_rows : rows::coarse_rows;
+  strips.before_needs = needs(s, strips.before);
+  strips.after_needs = needs(s, strips.after);
   return strips;
 }
 
-StripPlan make_plan(const StripKey& key) {
-  const Partition input(key.in_offsets);
-  const Partition output(key.out_offsets);
-  StripPlan plan;
-  for (int rank = 0; rank < input.ranks(); ++rank) {
+// The facts of one call, ready to plan.
+struct Facts {
+  Stencil s;
+  bool transposed;
+  Boundary boundary;
+  Partition input;
+  Partition output;
+  int64_t in_positions;
+  int64_t out_positions;
+  int64_t output_padding;  // of the whole grid
+
+  [[nodiscard]] Interval grid() const { return extended_grid(s, input.rows(), output.rows(), boundary); }
+  [[nodiscard]] Interval extended(int rank) const {
+    Interval own = input.interval(rank);
+    if (rank == 0) own.begin = grid().begin;
+    if (rank == input.ranks() - 1) own.end = grid().end;
+    return own;
+  }
+  [[nodiscard]] LocalFit fit(int rank) const {
     const Interval from = input.interval(rank);
     const Interval to = output.interval(rank);
-    plan.fits.push_back(
-        key.transposed
-            ? rows::fit_transposed(key.stencil, from, to, output.rows() - rows::fine_size(key.stencil, input.rows(), 0))
-            : rows::fit_convolution(key.stencil, from, to));
+    return transposed ? rows::fit_transposed(s, from, to, output_padding) : rows::fit_convolution(s, from, to);
   }
-  plan.forward = make_strips(key.stencil, {output, input, !key.transposed, key.out_positions}, plan.fits);
-  plan.backward = make_strips(key.stencil, {input, output, key.transposed, key.in_positions}, plan.fits);
-  return plan;
-}
-
-struct KeyHash {
-  size_t operator()(const StripKey& k) const {
-    comm::Facts facts;
-    facts.add(k.stencil.kernel).add(k.stencil.stride).add(k.stencil.padding).add(k.stencil.dilation);
-    facts.add(static_cast<int64_t>(k.transposed)).add(k.in_offsets).add(k.out_offsets);
-    return facts.add(k.in_positions).add(k.out_positions).hash();
+  [[nodiscard]] Strips forward(int rank) const {
+    const Direction d{output.interval(rank), input.interval(rank), {0, output.rows()},
+                      input.rows(),          !transposed,          out_positions};
+    const bool bordered = boundary != Boundary::zeros;
+    const Seams seams = d.to_coarse ? rows::coarse_seams(s, d.target, d.source, d.source_rows, bordered)
+                                    : rows::fine_seams(s, d.target, d.source, d.source_rows);
+    return make_strips(s, d, seams, fit(rank));
+  }
+  [[nodiscard]] Strips backward(int rank) const {
+    const Direction d{extended(rank), output.interval(rank), grid(), output.rows(), transposed, in_positions};
+    const Interval own = input.interval(rank);
+    Seams seams = d.to_coarse ? rows::coarse_seams(s, own, d.source, d.source_rows)
+                              : rows::fine_seams(s, own, d.source, d.source_rows);
+    seams.before.begin = d.target.begin;
+    seams.after.end = d.target.end;
+    return make_strips(s, d, seams, fit(rank));
   }
 };
 
-// Shapes vary without end in some programs; a plan is cheap to make again.
-constexpr size_t most_plans = 4096;
+std::shared_ptr<const rows::ExchangePlan> exchange_of(const std::vector<Strips>& strips, const Partition& source,
+                                                      Boundary boundary, int rank) {
+  std::vector<rows::Wanted> parts(2);
+  for (const Strips& s : strips) {
+    parts[0].push_back(s.before_needs);
+    parts[1].push_back(s.after_needs);
+  }
+  return std::make_shared<const rows::ExchangePlan>(source, std::move(parts), boundary, rank);
+}
+
+StripPlan make_plan(const Facts& facts, int rank, const comm::Facts& hash) {
+  std::vector<Strips> forward;
+  std::vector<Strips> backward;
+  for (int r = 0; r < facts.input.ranks(); ++r) {
+    forward.push_back(facts.forward(r));
+    backward.push_back(facts.backward(r));
+  }
+  StripPlan plan{facts.fit(rank), forward[rank], backward[rank], facts.extended(rank), hash};
+  plan.forward.exchange = exchange_of(forward, facts.input, facts.boundary, rank);
+  plan.backward.exchange = exchange_of(backward, facts.output, Boundary::zeros, rank);
+  return plan;
+}
 
 }  // namespace
 
-std::shared_ptr<const StripPlan> find_strip_plan(const StripKey& key) {
-  static std::mutex mutex;
-  static std::unordered_map<StripKey, std::shared_ptr<const StripPlan>, KeyHash> plans;
-  {
-    const std::lock_guard lock(mutex);
-    if (const auto found = plans.find(key); found != plans.end()) return found->second;
-  }
-  auto plan = std::make_shared<const StripPlan>(make_plan(key));
-  const std::lock_guard lock(mutex);
-  if (plans.size() >= most_plans) plans.clear();
-  return plans.try_emplace(key, std::move(plan)).first->second;
+void force_convolution_path(ConvolutionPath path) { forced_path = path; }
+ConvolutionPath forced_convolution_path() { return forced_path; }
+
+Interval extended_grid(const Stencil& s, int64_t in_rows, int64_t out_rows, Boundary boundary) {
+  if (boundary == Boundary::zeros) return {0, in_rows};
+  const Interval reached = rows::fine_rows(s, {0, out_rows});
+  return {std::min<int64_t>(reached.begin, 0), std::max(reached.end, in_rows)};
+}
+
+bool border_is_local(const Stencil& s, const Partition& input, int64_t out_rows, Boundary boundary) {
+  if (boundary == Boundary::zeros) return true;
+  const int64_t more = boundary == Boundary::reflect ? 1 : 0;
+  const Interval grid = extended_grid(s, input.rows(), out_rows, boundary);
+  const auto holds = [&](Interval shard, int64_t beyond) {
+    const int64_t sources = boundary == Boundary::replicate ? std::min<int64_t>(beyond, 1) : beyond;
+    return shard.size() >= std::max<int64_t>(sources + more, 1);
+  };
+  return holds(input.interval(0), -grid.begin) && holds(input.interval(input.ranks() - 1), grid.end - input.rows());
+}
+
+std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::Tensor& weight,
+                                                 const ConvolutionOptions& o, const Placement& p,
+                                                 at::IntArrayRef out_sizes, int rank) {
+  static halo::PlanCache<StripPlan> plans;
+  const int64_t in_positions = positions_per_row(x.sizes(), p.dim, x.scalar_type());
+  const int64_t out_positions = positions_per_row(out_sizes, p.dim, x.scalar_type());
+  halo::PlanKey key;
+  key.reserve(64);
+  const auto add = [&](at::IntArrayRef words) { key.insert(key.end(), words.begin(), words.end()); };
+  for (const auto& words : {o.stride, o.padding, o.dilation, o.output_padding}) add(words);
+  add(weight.sizes());
+  add({o.transposed, o.groups, static_cast<int64_t>(o.row_boundary), static_cast<int64_t>(o.across_boundary)});
+  add(p.input.offsets());
+  add(p.output.offsets());
+  const comm::Facts shared = comm::Facts().add(key);
+  add({p.dim, in_positions, out_positions, rank, static_cast<int64_t>(forced_convolution_path())});
+  return plans.find(std::move(key), [&]() {
+    const Stencil s = stencil(o, weight, p.dim);
+    const int64_t output_padding = p.output.rows() - rows::fine_size(s, p.input.rows(), 0);
+    const Facts facts{s, o.transposed, o.row_boundary, p.input, p.output, in_positions, out_positions, output_padding};
+    return std::make_shared<const StripPlan>(make_plan(facts, rank, shared));
+  });
 }
 
 }  // namespace graticule::ops

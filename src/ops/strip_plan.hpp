@@ -1,45 +1,49 @@
 // Which rows a convolution computes from the shard as it lies, and which from strips of whole windows.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <memory>
-#include <vector>
 
-#include "graticule/rows/partition.hpp"
+#include "graticule/comm/facts.hpp"
+#include "graticule/ops/geometry.hpp"
+#include "graticule/rows/exchange_plan.hpp"
 #include "graticule/rows/seams.hpp"
-#include "graticule/rows/stencil.hpp"
 
 namespace graticule::ops {
 
-/// The rows of a result that strips of whole windows give, one entry a rank. Where `whole`, `before` alone gives all
-/// rows of the rank; elsewhere a local operation on the shard gives all rows, and the strips overwrite those near the
-/// cuts.
+/// The rows of a result that strips of whole windows give, on one rank. Where `whole`, `before` alone gives all rows of
+/// the rank; elsewhere a local operation on the shard gives all rows, and the strips overwrite those near the cuts.
 struct Strips {
-  std::vector<rows::Interval> before;
-  std::vector<rows::Interval> after;
-  std::vector<bool> whole;
-  std::vector<rows::Interval> before_needs;  ///< source rows of the strips' whole windows; may lie beyond the grid
-  std::vector<rows::Interval> after_needs;
+  rows::Interval before;
+  rows::Interval after;
+  bool whole = false;
+  const char* reason = "";      ///< why, for traces
+  rows::Interval before_needs;  ///< source rows of the strips' whole windows; may lie beyond the grid
+  rows::Interval after_needs;
+  std::shared_ptr<const rows::ExchangePlan> exchange;  ///< of the needs: two parts
 };
 
-/// What names a plan. Positions are the values of one row of one channel, 0 where bits need not be kept.
-struct StripKey {
-  rows::Stencil stencil;
-  bool transposed = false;
-  std::vector<int64_t> in_offsets;
-  std::vector<int64_t> out_offsets;
-  int64_t in_positions = 0;
-  int64_t out_positions = 0;
-  friend bool operator==(const StripKey&, const StripKey&) = default;
-};
-
+/// One rank's part in a convolution of these sizes and options.
 struct StripPlan {
-  std::vector<rows::LocalFit> fits;  ///< of each rank's local convolution
-  Strips forward;                    ///< of the output
-  Strips backward;                   ///< of the input's gradient
+  rows::LocalFit fit;       ///< of the local convolution
+  Strips forward;           ///< of the output
+  Strips backward;          ///< of the input's gradient, the rows beyond the grid included
+  rows::Interval extended;  ///< this rank's input rows and those beyond the grid that it stands for
+  comm::Facts facts;        ///< what the ranks must agree on beside the rows that travel
 };
 
-/// Found in O(1) after the first call with these facts; the same on every rank.
-std::shared_ptr<const StripPlan> find_strip_plan(const StripKey& key);
+/// Found in O(1) after the first call with these facts: x's and the weight's sizes, the options, the placement.
+/// `out_sizes` are those of the output.
+std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::Tensor& weight,
+                                                 const ConvolutionOptions& options, const Placement& placement,
+                                                 at::IntArrayRef out_sizes, int rank);
+
+/// Input rows of the whole grid and those beyond its ends that the layer's windows reach.
+rows::Interval extended_grid(const rows::Stencil& s, int64_t in_rows, int64_t out_rows, rows::Boundary boundary);
+
+/// Whether every row beyond the grid is made of rows of the rank at that end: convolution takes no others.
+bool border_is_local(const rows::Stencil& s, const rows::Partition& input, int64_t out_rows, rows::Boundary boundary);
 
 }  // namespace graticule::ops

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "graticule/rows/boundary.hpp"
 #include "graticule/rows/partition.hpp"
 #include "graticule/rows/stencil.hpp"
 
@@ -21,6 +22,10 @@ struct ConvolutionOptions {
   bool transposed = false;
   std::vector<int64_t> output_padding;  ///< along the cut the number of output rows says it already
   int64_t groups = 1;
+  /// What stands beyond the grid along the cut: zeros, reflect or replicate; of a transposed convolution zeros.
+  rows::Boundary row_boundary = rows::Boundary::zeros;
+  /// What stands there across the cut: zeros, reflect, replicate or circular.
+  rows::Boundary across_boundary = rows::Boundary::zeros;
 };
 
 /// Where the rows of a layer lie: its input's cut, its output's cut, the cut dimension, the domain and the layer's

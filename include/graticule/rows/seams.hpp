@@ -43,14 +43,16 @@ struct Seams {
   friend constexpr bool operator==(const Seams&, const Seams&) = default;
 };
 
-/// Of the coarse rows `target`, those whose windows leave the fine rows `source` of a grid of `rows` fine rows.
-[[nodiscard]] constexpr Seams coarse_seams(const Stencil& s, Interval target, Interval source, int64_t rows) {
+/// Of the coarse rows `target`, those whose windows leave the fine rows `source` of a grid of `rows` fine rows. At the
+/// grid's own ends they count only where a `bordered` grid goes on beyond them.
+[[nodiscard]] constexpr Seams coarse_seams(const Stencil& s, Interval target, Interval source, int64_t rows,
+                                           bool bordered = false) {
   Seams seams{{target.begin, target.begin}, {target.end, target.end}};
-  if (source.begin > 0) {
+  if (source.begin > 0 || bordered) {
     const int64_t inside = ceil_div(source.begin + s.padding, s.stride);
     seams.before.end = std::clamp(inside, target.begin, target.end);
   }
-  if (source.end < rows) {
+  if (source.end < rows || bordered) {
     const int64_t outside = floor_div(source.end + s.padding - s.span(), s.stride) + 1;
     seams.after.begin = std::clamp(outside, target.begin, target.end);
   }

@@ -1,0 +1,71 @@
+#include "ops/convolution_call.hpp"
+
+#include <ATen/ATen.h>
+
+#include <utility>
+
+#include "graticule/halo/memory_format.hpp"
+
+namespace graticule::ops {
+
+using rows::Interval;
+
+ConvolutionCall::ConvolutionCall(const at::Tensor& x, const at::Tensor& w, const ConvolutionOptions& o,
+                                 const Placement& p)
+    : weight(w),
+      options(o),
+      placement(p),
+      dim(p.dim),
+      s(stencil(o, w, p.dim)),
+      domain(comm::Domain::from_group_name(p.group)),
+      rank(domain.rank()),
+      input(p.input.interval(rank)),
+      output(p.output.interval(rank)),
+      x_sizes(x.sizes().vec()),
+      out_sizes(output_sizes(x, w, o, p.dim, output.size())),
+      plan(find_strip_plan(x, w, o, p, out_sizes, rank)) {}
+
+halo::Gather ConvolutionCall::start(const at::Tensor& t, const Strips& strips, const char* direction) const {
+  comm::Facts facts = plan->facts;
+  return {t, strips.exchange, {dim}, domain, placement.layer, facts.add(direction)};
+}
+
+at::Tensor ConvolutionCall::bordered(at::Tensor t, int64_t first) const {
+  if (!bordered_across()) return t;
+  for (int64_t d = first; d < t.dim(); ++d) {
+    if (d != dim && options.padding[d - 2] > 0) {
+      t = extended_rows(t, columns(d), padded_columns(d), options.across_boundary);
+    }
+  }
+  return t;
+}
+
+at::Tensor ConvolutionCall::without_border(at::Tensor g, int64_t first) const {
+  if (!bordered_across()) return g;
+  for (int64_t d = first; d < g.dim(); ++d) {
+    const int64_t p = options.padding[d - 2];
+    if (d == dim || p == 0) continue;
+    at::Tensor inner = g.narrow(d, p, x_sizes[d]);
+    fold_rows_into(inner, columns(d), g.narrow(d, 0, p), {-p, 0}, options.across_boundary);
+    fold_rows_into(inner, columns(d), g.narrow(d, p + x_sizes[d], p), {x_sizes[d], x_sizes[d] + p},
+                   options.across_boundary);
+    g = inner;
+  }
+  return g;
+}
+
+at::Tensor crop(const at::Tensor& t, int64_t dim, int64_t begin, Interval own) {
+  if (begin == own.begin && t.size(dim) == own.size()) return t;
+  return t.narrow(dim, own.begin - begin, own.size()).contiguous(halo::memory_format(t));
+}
+
+void overwrite(at::Tensor& result, Interval own, const at::Tensor& strip, int64_t begin, Interval rows, int64_t dim) {
+  result.narrow(dim, rows.begin - own.begin, rows.size()).copy_(strip.narrow(dim, rows.begin - begin, rows.size()));
+}
+
+ConvolutionTrace::ConvolutionTrace(const Placement& placement, const char* direction, const Strips& strips)
+    : record_(at::RecordScope::FUNCTION) {
+  if (record_.isActive()) record_.before(placement.layer + " " + direction + ": " + strips.reason);
+}
+
+}  // namespace graticule::ops

@@ -1,0 +1,67 @@
+// What the steps of one call of a cut convolution share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/record_function.h>
+
+#include <memory>
+#include <vector>
+
+#include "graticule/comm/domain.hpp"
+#include "graticule/halo/exchange.hpp"
+#include "graticule/ops/geometry.hpp"
+#include "ops/extension.hpp"
+#include "ops/local_convolution.hpp"
+#include "ops/strip_plan.hpp"
+
+namespace graticule::ops {
+
+struct ConvolutionCall {
+  ConvolutionCall(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
+                  const Placement& placement);
+
+  const at::Tensor& weight;
+  const ConvolutionOptions& options;
+  const Placement& placement;
+  int64_t dim;
+  rows::Stencil s;
+  comm::Domain domain;
+  int rank;
+  rows::Interval input, output;    // this rank's rows
+  std::vector<int64_t> x_sizes;    // of this rank's input
+  std::vector<int64_t> out_sizes;  // of this rank's output
+  std::shared_ptr<const StripPlan> plan;
+
+  [[nodiscard]] bool bordered_across() const { return options.across_boundary != rows::Boundary::zeros; }
+  /// The columns [0, size) of dimension d, or those extended by the padding on both sides.
+  [[nodiscard]] HeldRows columns(int64_t d) const { return {d, {0, x_sizes[d]}, x_sizes[d]}; }
+  [[nodiscard]] rows::Interval padded_columns(int64_t d) const {
+    const int64_t p = options.padding[d - 2];
+    return {-p, x_sizes[d] + p};
+  }
+
+  /// Posts the rows of t that the strips' whole windows need.
+  [[nodiscard]] halo::Gather start(const at::Tensor& t, const Strips& strips, const char* direction) const;
+  /// t, of x's columns, with the border that is more than zeros around it, in dimensions from `first` on but the cut.
+  [[nodiscard]] at::Tensor bordered(at::Tensor t, int64_t first = 2) const;
+  /// The adjoint: takes gradients of bordered columns.
+  [[nodiscard]] at::Tensor without_border(at::Tensor g, int64_t first = 2) const;
+};
+
+/// Rows `own` of a tensor that holds rows from `begin` on, in memory of their own where that is not all of them.
+at::Tensor crop(const at::Tensor& t, int64_t dim, int64_t begin, rows::Interval own);
+
+/// Writes rows `rows` of `strip`, which holds rows from `begin` on, over the same rows of `result`, rows `own`.
+void overwrite(at::Tensor& result, rows::Interval own, const at::Tensor& strip, int64_t begin, rows::Interval rows,
+               int64_t dim);
+
+/// Tells profilers what a call does and why: an event named after the layer, the direction and the path.
+class ConvolutionTrace {
+ public:
+  ConvolutionTrace(const Placement& placement, const char* direction, const Strips& strips);
+
+ private:
+  at::RecordFunction record_;
+};
+
+}  // namespace graticule::ops

@@ -1,0 +1,52 @@
+#include "ops/extension.hpp"
+
+#include <ATen/ATen.h>
+
+#include "graticule/halo/memory_format.hpp"
+#include "graticule/rows/exchange_plan.hpp"
+
+namespace graticule::ops {
+namespace {
+
+std::vector<rows::Segment> segments_of(const HeldRows& place, rows::Interval wanted, rows::Boundary boundary) {
+  return rows::segments(rows::Partition({0, place.size}), wanted, boundary);
+}
+
+at::Tensor source_of(const at::Tensor& t, const HeldRows& place, const rows::Segment& segment) {
+  const rows::Interval source = segment.source_rows();
+  return t.narrow(place.dim, source.begin - place.held.begin, source.size());
+}
+
+}  // namespace
+
+at::Tensor extended_rows(const at::Tensor& t, const HeldRows& place, rows::Interval wanted, rows::Boundary boundary) {
+  std::vector<int64_t> sizes = t.sizes().vec();
+  sizes[place.dim] = wanted.size();
+  at::Tensor result = at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
+  for (const rows::Segment& segment : segments_of(place, wanted, boundary)) {
+    at::Tensor target = result.narrow(place.dim, segment.wanted - wanted.begin, segment.count);
+    if (segment.owner < 0) {
+      target.zero_();
+      continue;
+    }
+    const at::Tensor source = source_of(t, place, segment);
+    target.copy_(segment.step < 0 ? source.flip(place.dim) : source);  // one repeated row is broadcast
+  }
+  return result;
+}
+
+void fold_rows_into(at::Tensor& t, const HeldRows& place, const at::Tensor& part, rows::Interval wanted,
+                    rows::Boundary boundary) {
+  for (const rows::Segment& segment : segments_of(place, wanted, boundary)) {
+    if (segment.owner < 0) continue;
+    const at::Tensor values = part.narrow(place.dim, segment.wanted - wanted.begin, segment.count);
+    at::Tensor target = source_of(t, place, segment);
+    if (segment.step == 0) {
+      target.add_(values.sum(place.dim, /*keepdim=*/true));
+    } else {
+      target.add_(segment.step < 0 ? values.flip(place.dim) : values);
+    }
+  }
+}
+
+}  // namespace graticule::ops
