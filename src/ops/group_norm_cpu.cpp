@@ -20,7 +20,6 @@ using Optional = std::optional<at::Tensor>;
 // Sums run in the loops' own type over one block, a task is one chunk: fixed, so that no sum depends on the threads.
 constexpr int64_t line_block = 2048;
 constexpr int64_t line_chunk = 32 * line_block;
-constexpr int64_t sheet_block_rows = 64;
 constexpr int64_t sheet_chunk = int64_t{1} << 17;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,6 +29,10 @@ template <class S>
 class Staging {
  public:
   using T = at::opmath_type<S>;
+  static constexpr bool in_place = std::is_same_v<S, T>;
+  // Of a sheet that is summed: blocks are short where two buffers of them are to stay in the cache.
+  static constexpr int64_t block_rows = in_place ? 64 : 16;
+
   explicit Staging(int64_t capacity) : buffer_(in_place ? 0 : capacity) {}
 
   const T* read(const S* from, int64_t n) {
@@ -55,7 +58,6 @@ class Staging {
   }
 
  private:
-  static constexpr bool in_place = std::is_same_v<S, T>;
   std::vector<T> buffer_;
 };
 
@@ -83,7 +85,7 @@ struct Sheet {
         width(pixels_a_row * shape.channels),
         rows(shape.pixels / pixels_a_row),
         rest(shape.pixels % pixels_a_row),
-        chunk_rows(std::max(sheet_block_rows, sheet_chunk / std::max<int64_t>(1, width))),
+        chunk_rows(std::max<int64_t>(64, sheet_chunk / std::max<int64_t>(1, width))),
         chunks(ceil_div(rows + (rest > 0 ? 1 : 0), chunk_rows)) {}
   int64_t pixels_a_row, width, rows, rest, chunk_rows, chunks;
 
@@ -158,7 +160,7 @@ struct SheetMoments {
   SheetMoments(const Shape& the_shape, const Sheet& the_sheet)
       : shape(the_shape),
         sheet(the_sheet),
-        staging(sheet_block_rows * sheet.width),
+        staging(Staging<S>::block_rows * sheet.width),
         centre(sheet.width),
         scratch(2 * sheet.width),
         mean(sheet.width),
@@ -188,8 +190,8 @@ struct SheetMoments {
   void chunk(const S* x, int64_t chunk, Moments* groups) {
     const int64_t begin = sheet.begin(chunk);
     const int64_t end = sheet.end(chunk);
-    for (int64_t row = begin; row < end; row += sheet_block_rows) {
-      take(x + row * sheet.width, std::min(sheet_block_rows, end - row), row - begin);
+    for (int64_t row = begin; row < end; row += Staging<S>::block_rows) {
+      take(x + row * sheet.width, std::min(Staging<S>::block_rows, end - row), row - begin);
     }
     if (end > begin) {
       add_columns(mean.data(), deviations.data(), static_cast<double>(end - begin), sheet.pixels_a_row, shape, groups);
@@ -289,7 +291,7 @@ void each_line(const Shape& shape, const Make& make) {
 template <class T, int K, class Make>
 void each_sheet(const Shape& shape, const Coefficients<T, K>& coefficients, const Make& make) {
   const Sheet sheet(shape);
-  const int64_t block = std::max<int64_t>(1, 2 * line_block / std::max<int64_t>(1, sheet.width));
+  const int64_t block = std::max<int64_t>(1, line_block / std::max<int64_t>(1, sheet.width));
   const int64_t sample_size = shape.channels * shape.pixels;
   for_tasks(shape.samples * sheet.chunks, std::min(sheet_chunk, sample_size), [&](int64_t begin, int64_t end) {
     auto work = make(block * sheet.width);
@@ -485,8 +487,8 @@ struct SheetProducts {
   SheetProducts(const Shape& the_shape, const Sheet& the_sheet)
       : shape(the_shape),
         sheet(the_sheet),
-        grads(sheet_block_rows * sheet.width),
-        in(sheet_block_rows * sheet.width),
+        grads(Staging<S>::block_rows * sheet.width),
+        in(Staging<S>::block_rows * sheet.width),
         scratch(2 * sheet.width),
         products(sheet.width),
         sums(sheet.width) {
@@ -516,8 +518,8 @@ struct SheetProducts {
   void chunk(const S* g, const S* x, int64_t chunk, double* result) {
     forget();
     const int64_t end = sheet.end(chunk);
-    for (int64_t row = sheet.begin(chunk); row < end; row += sheet_block_rows) {
-      take(g + row * sheet.width, x + row * sheet.width, std::min(sheet_block_rows, end - row), sheet.width);
+    for (int64_t row = sheet.begin(chunk); row < end; row += Staging<S>::block_rows) {
+      take(g + row * sheet.width, x + row * sheet.width, std::min(Staging<S>::block_rows, end - row), sheet.width);
     }
     add_columns(sheet.width, result);
     if (!sheet.has_rest(chunk)) return;

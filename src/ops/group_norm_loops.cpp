@@ -145,12 +145,17 @@ GRATICULE_INLINE void sheet_products(const T* __restrict g, const T* __restrict 
   T* __restrict sum = scratch + width;
   for (int64_t i = 0; i < 2 * width; ++i) scratch[i] = 0;
   int64_t row = 0;
-  for (; row + 2 <= rows; row += 2) {
+  for (; row + 4 <= rows; row += 4) {
     const T* __restrict p = x + row * width;
     const T* __restrict q = g + row * width;
     for (int64_t i = 0; i < width; ++i) {
-      sum[i] += q[i] + q[i + width];
-      product[i] += q[i] * (p[i] - centre[i]) + q[i + width] * (p[i + width] - centre[i]);
+      const T q0 = q[i];
+      const T q1 = q[i + width];
+      const T q2 = q[i + 2 * width];
+      const T q3 = q[i + 3 * width];
+      sum[i] += (q0 + q1) + (q2 + q3);
+      product[i] += (q0 * (p[i] - centre[i]) + q1 * (p[i + width] - centre[i])) +
+                    (q2 * (p[i + 2 * width] - centre[i]) + q3 * (p[i + 3 * width] - centre[i]));
     }
   }
   for (; row < rows; ++row) {
