@@ -41,14 +41,12 @@ rows::Seams rows_beyond_grid(const ConvolutionCall& c) {
   return {{c.plan->extended.begin, c.input.begin}, {c.input.end, c.plan->extended.end}};
 }
 
-// Gradients of the rows beyond the grid, in `strip` from row `begin` on, added to the rows that they come from.
-void fold_beyond_grid(const ConvolutionCall& c, at::Tensor& grad_x, const at::Tensor& strip, int64_t begin) {
-  const rows::Seams beyond = rows_beyond_grid(c);
-  for (const Interval rows : {beyond.before, beyond.after}) {
-    if (rows.empty() || rows.begin < begin || rows.end > begin + strip.size(c.dim)) continue;
-    fold_rows_into(grad_x, own_rows(c), strip.narrow(c.dim, rows.begin - begin, rows.size()), rows,
-                   c.options.row_boundary);
-  }
+// Gradients of rows `beyond` an end of the grid, in `strip` from row `begin` on, added to the rows that they come from.
+void fold_beyond_grid(const ConvolutionCall& c, at::Tensor& grad_x, const at::Tensor& strip, int64_t begin,
+                      Interval beyond) {
+  if (beyond.empty()) return;
+  fold_rows_into(grad_x, own_rows(c), strip.narrow(c.dim, beyond.begin - begin, beyond.size()), beyond,
+                 c.options.row_boundary);
 }
 
 // All gradients from whole windows of grad, with every row and column of x and its border in place.
@@ -64,8 +62,8 @@ ConvolutionGradients backward_of_windows(const ConvolutionCall& c, const at::Ten
   if (!wanted[0]) return result;
   const at::Tensor whole = c.without_border(std::get<0>(result));
   at::Tensor grad_x = crop(whole, c.dim, covered.begin, c.input);
-  // Folding writes: a crop of everything shares its memory with what is folded.
-  if (extended != c.input) fold_beyond_grid(c, grad_x, whole, covered.begin);
+  const rows::Seams beyond = rows_beyond_grid(c);
+  for (const Interval rows : {beyond.before, beyond.after}) fold_beyond_grid(c, grad_x, whole, covered.begin, rows);
   std::get<0>(result) = c.bordered_across() ? grad_x.contiguous(halo::memory_format(x)) : grad_x;
   return result;
 }
@@ -198,8 +196,8 @@ ConvolutionGradients backward_in_place(const ConvolutionCall& c, halo::Gather& g
     if (!beyond_end.empty()) grad_weight.add_(border_weight_gradient(c, window, needs, beyond_end, x));
   }
   // After both ends are written: what lies beyond one end may come from rows near the other.
-  for (const auto& [rows, begin] : mended) {
-    if (rows.defined()) fold_beyond_grid(c, grad_x, rows, begin);
+  for (size_t i = 0; i < ends.size() && wanted[0]; ++i) {
+    fold_beyond_grid(c, grad_x, mended[i].first, mended[i].second, ends[i].beyond);
   }
   return result;
 }

@@ -442,5 +442,29 @@ TEST(ExchangeErrors, WrongRowsOnOneRankReachTheOtherAtOnce) {
   });
 }
 
+// Both ends of a shard, wanted apart: one message to each neighbour all the same.
+TEST(Gather, SeveralPartsTravelInOneMessage) {
+  const Offsets offsets{0, 5, 9, 14};
+  const at::Tensor whole = random_values({2, 3, 14, 4}, at::kFloat, 1);
+  const std::vector<Wanted> parts{{{-2, 1}, {3, 6}, {7, 10}}, {{4, 7}, {8, 11}, {12, 16}}};
+  for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+    const uint64_t before = comm::messages_sent();
+    run_ranks(3, [&](const Domain& domain) {
+      const int rank = domain.rank();
+      const auto plan = std::make_shared<const rows::ExchangePlan>(Partition(offsets), parts, Boundary::zeros, rank);
+      const at::Tensor own = whole.narrow(2, offsets[rank], offsets[rank + 1] - offsets[rank]).contiguous(format);
+      const std::vector<at::Tensor> results = Gather(own, plan, {.dim = 2}, domain, "parts").finish_parts();
+      ASSERT_EQ(results.size(), 2U);
+      const at::Tensor padded = at::constant_pad_nd(whole, {0, 0, 2, 2});
+      for (size_t part = 0; part < 2; ++part) {
+        const Interval wanted = parts[part][rank];
+        EXPECT_TRUE(at::equal(results[part], padded.narrow(2, wanted.begin + 2, wanted.size())));
+        EXPECT_TRUE(results[part].is_contiguous(format));
+      }
+    });
+    EXPECT_EQ(comm::messages_sent() - before, 4U);
+  }
+}
+
 }  // namespace
 }  // namespace graticule::halo

@@ -2,10 +2,16 @@
 #include "graticule/ops/convolution.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <mutex>
 
 #include "graticule/comm/exchange.hpp"
 #include "graticule/ops/layers.hpp"
+#include "ops/convolution_path.hpp"
 #include "support/compare.hpp"
 
 namespace graticule::ops {
@@ -217,6 +223,57 @@ TEST(Convolution, HasTheBitsOfTheUncutOneInFloat32) {
       EXPECT_TRUE(at::equal(std::get<0>(gradients), shard(grad_x, 2, offsets, rank)));
     });
   }
+}
+
+// The names of the events that profilers see while `body` runs.
+std::map<std::string, int> events_of(const std::function<void()>& body) {
+  static std::mutex mutex;
+  static std::map<std::string, int> events;
+  events.clear();
+  const auto handle = at::addGlobalCallback(
+      at::RecordFunctionCallback([](const at::RecordFunction& function) -> std::unique_ptr<at::ObserverContext> {
+        const std::lock_guard lock(mutex);
+        ++events[function.name()];
+        return nullptr;
+      }).scopes({at::RecordScope::FUNCTION}));
+  body();
+  at::removeCallback(handle);
+  return events;
+}
+
+struct Forced {
+  explicit Forced(ConvolutionPath path) { force_convolution_path(path); }
+  ~Forced() { force_convolution_path(ConvolutionPath::automatic); }
+};
+
+TEST(Convolution, IsExactOnEachPathAndATraceTellsWhich) {
+  const Ints even{0, 8, 16, 24};
+  const std::vector<Case> lined_up{{.kernel = 3, .offsets = even},
+                                   {.kernel = 4, .stride = 2, .offsets = even},
+                                   {.kernel = 3, .stride = 2, .offsets = even},
+                                   {.kernel = 1, .padding = 0, .offsets = even},
+                                   {.kernel = 4, .stride = 4, .padding = 0, .offsets = even},
+                                   {.kernel = 3, .padding = 2, .dilation = 2, .offsets = even},
+                                   {.kernel = 4, .stride = 2, .transposed = true, .offsets = even},
+                                   {.dims = 3, .kernel = 3, .dim = 3, .offsets = even}};
+  for (const Case& c : lined_up) {
+    for (const auto& [path, expected] : {std::pair{ConvolutionPath::in_place, "in place"},
+                                         std::pair{ConvolutionPath::whole_windows, "whole windows: as asked for"}}) {
+      const Forced forced(path);
+      const auto events = events_of([&c]() { check(c); });
+      for (const std::string direction : {"forward", "backward"}) {
+        const auto found = events.find("convolution " + direction + ": " + expected);
+        ASSERT_NE(found, events.end()) << direction << " " << expected << ": " << c.text();
+        EXPECT_EQ(found->second, c.ranks()) << c.text();
+      }
+    }
+  }
+}
+
+TEST(Convolution, TakesWholeWindowsWhereRowsDoNotLineUp) {
+  const Forced forced(ConvolutionPath::in_place);
+  const auto events = events_of([]() { check({.kernel = 3, .stride = 2, .offsets = {0, 7, 15, 24}}); });
+  EXPECT_EQ(events.count("convolution forward: whole windows: they do not line up with the shard"), 1U);
 }
 
 // The layer functions, through autograd: padding modes and unequal padding.
