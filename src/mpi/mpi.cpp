@@ -13,6 +13,7 @@
 #include "mpi/mpi_backend.hpp"
 #include "mpi/mpi_error.hpp"
 #include "mpi/mpi_work.hpp"
+#include "mpi/progress.hpp"
 
 namespace graticule::mpi {
 namespace {
@@ -81,6 +82,7 @@ void finalize() {
     for (const auto& [name, group] : groups()) names.push_back(name);
   }
   for (const std::string& name : names) destroy_group(name);
+  stop_progress();
   if (initialized_here) GRATICULE_MPI(MPI_Finalize());
 }
 
@@ -98,8 +100,9 @@ std::string create_group(MPI_Comm communicator, const std::string& name) {
   }
   auto backend = c10::make_intrusive<MpiBackend>(own, rank, size);
   auto group = c10::make_intrusive<c10d::ProcessGroup>(rank, size);
-  group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
-                    c10::intrusive_ptr<c10d::Backend>(backend));
+  for (const c10::DeviceType device : {c10::DeviceType::CPU, c10::DeviceType::CUDA}) {
+    group->setBackend(device, c10d::ProcessGroup::BackendType::CUSTOM, c10::intrusive_ptr<c10d::Backend>(backend));
+  }
   group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
   group->setGroupName(name);
   const std::lock_guard lock(groups_mutex);

@@ -1,8 +1,12 @@
 #include "mpi/mpi_backend.hpp"
 
 #include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "mpi/mpi_error.hpp"
 #include "mpi/mpi_work.hpp"
@@ -12,9 +16,30 @@ namespace {
 
 using c10d::Work;
 
-void check_tensor(const at::Tensor& t) {
-  TORCH_CHECK(t.device().is_cpu(), "MPI carries CPU tensors only, got one on ", t.device());
+// Whether MPI reads and writes the memory of CUDA devices: MPICH and Open MPI answer by the same function.
+bool takes_cuda_memory() {
+  static const bool takes = []() {
+    auto* const query = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "MPIX_Query_cuda_support"));
+    return query != nullptr && query() != 0;
+  }();
+  return takes;
+}
+
+// Memory that MPI can use in t's place: t itself where it can, else a copy on the CPU.
+at::Tensor reachable(const at::Tensor& t) {
   TORCH_CHECK(t.is_contiguous(), "MPI carries contiguous tensors only");
+  if (t.device().is_cpu()) return t;
+  TORCH_CHECK(!t.is_meta(), "MPI carries tensors that have values only");
+  if (!t.is_cuda() || !takes_cuda_memory()) return t.cpu();
+  // MPI knows nothing of streams: what they still write must be there first.
+  c10::impl::VirtualGuardImpl(t.device().type()).getStream(t.device()).synchronize();
+  return t;
+}
+
+// What brings the values that MPI has written to `memory` into t.
+std::function<void()> bring_back(const at::Tensor& memory, const at::Tensor& t) {
+  if (memory.is_same(t)) return nullptr;
+  return [memory, t]() { t.copy_(memory); };
 }
 
 MPI_Datatype type_of(const at::Tensor& t) {
@@ -71,8 +96,7 @@ void MpiBackend::release() {
 }
 
 c10::intrusive_ptr<Work> MpiBackend::send(std::vector<at::Tensor>& tensors, int to, int tag) {
-  const at::Tensor& t = tensors.at(0);
-  check_tensor(t);
+  const at::Tensor t = reachable(tensors.at(0));
   auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
     GRATICULE_MPI(MPI_Isend(bytes, count, MPI_BYTE, to, tag, communicator_, request));
   });
@@ -80,18 +104,16 @@ c10::intrusive_ptr<Work> MpiBackend::send(std::vector<at::Tensor>& tensors, int 
 }
 
 c10::intrusive_ptr<Work> MpiBackend::recv(std::vector<at::Tensor>& tensors, int from, int tag) {
-  const at::Tensor& t = tensors.at(0);
-  check_tensor(t);
+  const at::Tensor t = reachable(tensors.at(0));
   auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
     GRATICULE_MPI(MPI_Irecv(bytes, count, MPI_BYTE, from, tag, communicator_, request));
   });
-  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t}, bring_back(t, tensors[0]));
 }
 
 c10::intrusive_ptr<Work> MpiBackend::allgather(std::vector<std::vector<at::Tensor>>& outputs,
                                                std::vector<at::Tensor>& inputs, const c10d::AllgatherOptions&) {
-  const at::Tensor& input = inputs.at(0);
-  check_tensor(input);
+  const at::Tensor input = reachable(inputs.at(0));
   std::vector<at::Tensor> pieces;
   auto requests = in_pieces(input, 1, [&](char* bytes, int count, MPI_Request* request) {
     pieces.push_back(at::empty({size_, count}, at::kByte));
@@ -115,24 +137,22 @@ c10::intrusive_ptr<Work> MpiBackend::allgather(std::vector<std::vector<at::Tenso
 c10::intrusive_ptr<Work> MpiBackend::allreduce(std::vector<at::Tensor>& tensors,
                                                const c10d::AllreduceOptions& options) {
   TORCH_CHECK(options.reduceOp == c10d::ReduceOp::SUM, "MPI groups add, and reduce by nothing else");
-  const at::Tensor& t = tensors.at(0);
-  check_tensor(t);
+  const at::Tensor t = reachable(tensors.at(0));
   const MPI_Datatype type = type_of(t);
   auto requests =
       in_pieces(t, static_cast<int64_t>(t.element_size()), [&](char* bytes, int count, MPI_Request* request) {
         GRATICULE_MPI(MPI_Iallreduce(MPI_IN_PLACE, bytes, count, type, MPI_SUM, communicator_, request));
       });
-  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t}, bring_back(t, tensors[0]));
 }
 
 c10::intrusive_ptr<Work> MpiBackend::broadcast(std::vector<at::Tensor>& tensors,
                                                const c10d::BroadcastOptions& options) {
-  const at::Tensor& t = tensors.at(0);
-  check_tensor(t);
+  const at::Tensor t = reachable(tensors.at(0));
   auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
     GRATICULE_MPI(MPI_Ibcast(bytes, count, MPI_BYTE, static_cast<int>(options.rootRank), communicator_, request));
   });
-  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t});
+  return c10::make_intrusive<MpiWork>(std::move(requests), std::vector<at::Tensor>{t}, bring_back(t, tensors[0]));
 }
 
 c10::intrusive_ptr<Work> MpiBackend::barrier(const c10d::BarrierOptions&) {

@@ -8,7 +8,8 @@
 
 namespace graticule::mpi {
 
-/// CPU tensors only, contiguous. Sums are the only reduction.
+/// Contiguous tensors. Those of a CUDA device go straight from its memory where MPI says that it can (and the library
+/// waits for the current stream first), else by a copy on the CPU. Sums are the only reduction.
 class MpiBackend : public c10d::Backend {
  public:
   /// Owns `communicator`. MPI counts in ints: what is larger than `most_bytes` travels in pieces.

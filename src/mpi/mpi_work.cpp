@@ -5,7 +5,9 @@
 #include <thread>
 #include <utility>
 
+#include "comm/reason.hpp"
 #include "mpi/mpi_error.hpp"
+#include "mpi/progress.hpp"
 
 namespace graticule::mpi {
 namespace {
@@ -26,23 +28,48 @@ std::mutex& mpi_mutex() {
 }
 
 MpiWork::MpiWork(std::vector<MPI_Request> requests, std::vector<at::Tensor> tensors, std::function<void()> finish)
-    : requests_(std::move(requests)), tensors_(std::move(tensors)), finish_(std::move(finish)) {}
+    : requests_(std::move(requests)), tensors_(std::move(tensors)), finish_(std::move(finish)) {
+  uint64_t bytes = 0;
+  for (const at::Tensor& tensor : tensors_) bytes += tensor.nbytes();
+  moving_ = bytes > most_eager_bytes;
+  if (moving_) keep_moving(*this);
+}
 
 MpiWork::~MpiWork() {
+  if (moving_) drop(*this);
   if (!done_) abandon(std::move(tensors_));
+}
+
+// One by one: a failure in MPI_Testall goes to the error handler of MPI_COMM_WORLD, which may end the program.
+bool MpiWork::test_requests() {
+  for (MPI_Request& request : requests_) {
+    int flag = 0;
+    GRATICULE_MPI(MPI_Test(&request, &flag, MPI_STATUS_IGNORE));
+    if (flag == 0) return false;
+  }
+  return true;
+}
+
+bool MpiWork::advance() noexcept {
+  const std::unique_lock lock(mpi_mutex(), std::try_to_lock);
+  if (!lock.owns_lock()) return false;
+  try {
+    return !error_.empty() || test_requests();
+  } catch (const std::exception& error) {
+    error_ = comm::reason(error);
+    return true;
+  }
 }
 
 bool MpiWork::test() {
   if (done_) return true;
   {
     const std::lock_guard lock(mpi_mutex());
-    // One by one: a failure in MPI_Testall goes to the error handler of MPI_COMM_WORLD, which may end the program.
-    for (MPI_Request& request : requests_) {
-      int flag = 0;
-      GRATICULE_MPI(MPI_Test(&request, &flag, MPI_STATUS_IGNORE));
-      if (flag == 0) return false;
-    }
+    TORCH_CHECK(error_.empty(), error_);
+    if (!test_requests()) return false;
   }
+  if (moving_) drop(*this);
+  moving_ = false;
   done_ = true;
   if (finish_) finish_();
   finish_ = nullptr;

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <mutex>
+#include <string>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <vector>
 
@@ -23,12 +24,19 @@ class MpiWork : public c10d::Work {
   bool isSuccess() const override;
   bool wait(std::chrono::milliseconds timeout) override;
 
+  /// Lets MPI work on the requests; true when nothing is left for it to do. From any thread; never throws: an error
+  /// stays for the one who waits.
+  bool advance() noexcept;
+
  private:
   bool test();
+  bool test_requests();
 
-  std::vector<MPI_Request> requests_;
+  std::vector<MPI_Request> requests_;  // under the MPI mutex
+  std::string error_;                  // under the MPI mutex
   std::vector<at::Tensor> tensors_;
   std::function<void()> finish_;
+  bool moving_ = false;
   bool done_ = false;
 };
 

@@ -3,6 +3,10 @@
 // Messages go through a duplicate of the communicator, so they never meet the host program's. Errors of MPI become
 // exceptions. MPI must offer MPI_THREAD_SERIALIZED or more where several threads use graticule; calls are serialised
 // here.
+//
+// MPI moves large messages only while it is called. With MPI_THREAD_MULTIPLE a thread of the library calls it now and
+// then while such a message is under way, so that halos travel during the local work; it rests otherwise. With a lower
+// level they travel when they are waited for.
 #pragma once
 
 #include <mpi.h>
