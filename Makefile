@@ -8,12 +8,13 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export CCACHE_SLOPPINESS ?= pch_defines,time_macros,include_file_mtime,include_file_ctime
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help build demo test test-cpp test-python gtest lint tidy format clean
+.PHONY: help build demo test test-cpp test-python gtest bench bench-smoke bench-check bench-programs lint tidy format clean
 
 help:
 	@echo 'make build   .venv with the Python package, build/ with the C++ library and the program'
 	@echo 'make demo    train a weather emulator cut by latitude on RANKS=2 MPI ranks'
 	@echo 'make test    every test: C++, Python, Gloo and MPI processes'
+	@echo 'make bench   time every layer against its local work (25 minutes on an idle machine); docs/benchmarks.md'
 	@echo 'make lint    clang-format, ruff and mypy; make tidy: clang-tidy'
 	@echo 'make clean   remove .venv and build/'
 
@@ -48,6 +49,22 @@ test-python: build
 
 gtest:
 	tools/get_gtest.sh
+
+# Tables and pictures go into README.md and docs/benchmarks.md; tables as CSV into build/bench.
+bench: bench-programs
+	$(VENV)/bin/python -m benchmarks --ranks $(RANKS) --publish $(BENCH_FLAGS)
+
+# Every row and contender on tiny tensors: shows that the benchmark works, and times nothing.
+bench-smoke: bench-programs
+	$(VENV)/bin/python -m benchmarks --smoke --out build/bench/smoke $(BENCH_FLAGS)
+
+# Ratios of a run beside the stored ones; of BENCH_CSV, where that names the layers.csv of an earlier run.
+bench-check: $(if $(BENCH_CSV),,bench-programs)
+	$(if $(BENCH_CSV),,$(VENV)/bin/python -m benchmarks --parts layer_times $(BENCH_FLAGS))
+	$(VENV)/bin/python -m benchmarks.check $(or $(BENCH_CSV),build/bench/layers.csv)
+
+bench-programs:
+	$(MAKE) build CMAKE_FLAGS="$(CMAKE_FLAGS) -DGRATICULE_BUILD_BENCHMARKS=ON"
 
 lint: build
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.hpp')

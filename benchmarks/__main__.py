@@ -1,0 +1,71 @@
+"""Runs the benchmark's parts, each in processes of its own, and reports. `make bench` calls it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks import options
+from benchmarks.processes import prepare
+from benchmarks.report import REPOSITORY, report
+
+PARTS = ("layer_times", "tiny", "traffic", "halo_exchange", "training_step")
+
+
+def _arguments(given: argparse.Namespace) -> list[str]:
+    result = [f"--rows={given.rows}", f"--iterations={given.iterations}", f"--out={given.out}"]
+    return result + [f"--{name}" for name in ("smoke", "full") if getattr(given, name)]
+
+
+def _launcher(given: argparse.Namespace) -> list[str]:
+    """The mpiexec that stands beside Python, else the one on the path."""
+    beside = pathlib.Path(sys.executable).with_name("mpiexec")
+    return [str(beside) if beside.exists() else "mpiexec", "-n", str(given.ranks)]
+
+
+def _command(part: str, given: argparse.Namespace, shared: pathlib.Path) -> list[str]:
+    if part in ("halo_exchange", "training_step"):
+        program = given.build / "bin" / f"{part}_benchmark"
+        iterations = given.iterations
+        return [*_launcher(given), str(program), str(given.out / f"{part}.csv"), str(iterations), str(int(given.smoke))]
+    python = [sys.executable, "-m", f"benchmarks.{part}", *_arguments(given)]
+    if part == "traffic":
+        return python
+    prepare(shared, given.ranks)
+    return [*_launcher(given), *python, f"--shared={shared}"]
+
+
+def run(part: str, given: argparse.Namespace) -> None:
+    """Raises CalledProcessError where the part fails."""
+    memory = pathlib.Path("/dev/shm")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="graticule-bench-", dir=memory if memory.is_dir() else None))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRATICULE_TIMEOUT": "900", "KINETO_LOG_LEVEL": "99"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    try:
+        subprocess.run(_command(part, given, folder / "run"), env=environment, check=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    given = options.parse()
+    given.out = given.out.resolve()
+    given.out.mkdir(parents=True, exist_ok=True)
+    parts = given.parts.split(",") if given.parts else PARTS
+    for part in parts:
+        begun = time.monotonic()
+        run(part, given)
+        print(f"{time.monotonic() - begun:7.1f} s  {part} done", file=sys.stderr, flush=True)
+    if given.smoke:
+        print("smoke mode: the numbers mean nothing\n")
+    print(report(given.out, given.publish, judge=not given.smoke))
+
+
+if __name__ == "__main__":
+    main()

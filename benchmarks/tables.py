@@ -1,0 +1,132 @@
+"""Markdown tables of a run's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.bars import Bar
+
+Records = list[dict[str, Any]]
+CONTENDERS = ("null", "serial", "concat", "concat_kept", "mpi", "gloo")
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; columns but the first are right-aligned."""
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def layers_table(layers: Records, layout: str, mode: str) -> str:
+    """Ratios to the local layer, with their quartiles, and what serial and concatenation take of graticule's time."""
+    head = ["layer", "size", "local ms", *CONTENDERS[:3], "over MPI", "over Gloo", "serial / MPI", "concat / MPI"]
+    lines = []
+    chosen = [r for r in layers if r["layout"] == layout and r["mode"] == mode]
+    for row in dict.fromkeys(r["row"] for r in chosen):
+        of = {(r["contender"], r["base"]): r for r in chosen if r["row"] == row}
+        null = of["null", "local"]
+        to_local = [_ratio(of.get((name, "local"))) for name in ("null", "serial", "concat", "mpi", "gloo")]
+        to_mpi = [_ratio(of.get((name, "mpi"))) for name in ("serial", "concat")]
+        lines.append([row, null["scale"], null["base_median_ms"], *to_local, *to_mpi])
+        kept = of.get(("concat_kept", "local"))
+        if kept:
+            note = f"{row}: concatenation of halo rows in the shard's format"
+            lines.append(
+                [
+                    note,
+                    null["scale"],
+                    null["base_median_ms"],
+                    "",
+                    "",
+                    _ratio(kept),
+                    *[""] * 3,
+                    _ratio(of["concat_kept", "mpi"]),
+                ]
+            )
+    return markdown(head, lines)
+
+
+def _ratio(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "n/a"
+    return f"{float(record['ratio']):.3f} ({float(record['ratio_q1']):.3f} to {float(record['ratio_q3']):.3f})"
+
+
+def plain_table(table: Records, columns: dict[str, str]) -> str:
+    """The named columns under the names that they map to."""
+    return markdown(list(columns.values()), [[str(r[c]) for c in columns] for r in table])
+
+
+def memory_table(peaks: Records) -> str:
+    head = ["layer", "layout", "serial share", "strips", "local", "graticule", "concat", "graticule / (share + strips)"]
+    fields = ("share_bytes", "strip_bytes", "local_bytes", "graticule_bytes", "concat_bytes")
+    lines = [[r["row"], r["layout"], *(_megabytes(r[f]) for f in fields), r["ratio"]] for r in peaks]
+    return markdown(head, lines)
+
+
+def _megabytes(value: str) -> str:
+    return "n/a" if value == "" else f"{int(value) / 1e6:.2f} MB"
+
+
+def traffic_table(counts: Records) -> str:
+    """One line a row: sums over 2 to 6 ranks, and what an inner rank sends."""
+    head = [
+        "layer",
+        "messages on 2, 3, 4, 5, 6 ranks",
+        "predicted",
+        "bytes",
+        "predicted",
+        "an inner rank's messages",
+        "bytes",
+    ]
+    lines = []
+    for row in dict.fromkeys(r["row"] for r in counts):
+        of = [r for r in counts if r["row"] == row]
+        joined = [
+            ", ".join(str(r[key]) for r in of) for key in ("messages", "predicted_messages", "bytes", "predicted_bytes")
+        ]
+        inner = [
+            ", ".join(dict.fromkeys(str(r[key]) for r in of if r[key] != ""))
+            for key in ("inner_rank_messages", "inner_rank_bytes")
+        ]
+        lines.append([row, *joined, *inner])
+    return markdown(head, lines)
+
+
+def bars_table(bars: Sequence[Bar]) -> str:
+    records = [bar.record() for bar in bars]
+    return markdown(["bar", "limit", "measured", "noise", "met"], [list(r.values()) for r in records])
+
+
+def short_bars_table(bars: Sequence[Bar]) -> str:
+    """One line a kind of bar: how many are met, and the one that is furthest from its limit."""
+    kinds: dict[str, list[Bar]] = {}
+    for bar in bars:
+        kinds.setdefault(_kind(bar), []).append(bar)
+    lines = []
+    for kind, group in kinds.items():
+        worst = max(group, key=lambda b: b.limit - b.measured if b.at_least else b.measured - b.limit)
+        record = worst.record()
+        lines.append(
+            [
+                kind,
+                record["limit"],
+                f"{sum(b.met for b in group)} of {len(group)}",
+                record["measured"],
+                worst.name.rsplit(":", 1)[0],
+            ]
+        )
+    return markdown(["bar", "limit", "met", "the worst", "which"], lines)
+
+
+def _kind(bar: Bar) -> str:
+    subject, measure = bar.name.rsplit(": ", 1)
+    layout = (
+        ", channels_last" if bar.at_least and "channels_last" in subject else ", contiguous" if bar.at_least else ""
+    )
+    layer = ""
+    if measure.endswith("/ local"):
+        words = {"ConvT": "transposed convolution", "Group": "GroupNorm", "Inter": "interpolation"}
+        layer = words.get(subject[:5], "convolution") + ", "
+    size = f"{subject}, " if subject.startswith("halo") else ""
+    return f"{layer}{size}{measure}{layout}"
