@@ -289,44 +289,39 @@ GRATICULE_LOOPS(Avx512, 64, widen_half_f16c, narrow_half_f16c,
                 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))))
 #endif
 
-enum class InstructionSet { baseline, avx2, avx512 };
-
-InstructionSet instruction_set() {
 #if defined(__x86_64__)
-  static const InstructionSet best = [] {
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) {
-      return InstructionSet::baseline;
-    }
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    return wide ? InstructionSet::avx512 : InstructionSet::avx2;
-  }();
-  return best;
-#else
-  return InstructionSet::baseline;
-#endif
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
 
 }  // namespace
 
 template <class T>
-const GroupNormLoops<T>& group_norm_loops() {
+std::vector<const GroupNormLoops<T>*> runnable_group_norm_loops() {
+  std::vector<const GroupNormLoops<T>*> sets{&Baseline<T>::all};
 #if defined(__x86_64__)
-  if (instruction_set() == InstructionSet::avx512) return Avx512<T>::all;
-  if (instruction_set() == InstructionSet::avx2) return Avx2<T>::all;
+  if (has_avx2()) sets.push_back(&Avx2<T>::all);
+  if (has_avx512()) sets.push_back(&Avx512<T>::all);
 #endif
-  return Baseline<T>::all;
+  return sets;
 }
 
-template const GroupNormLoops<float>& group_norm_loops<float>();
-template const GroupNormLoops<double>& group_norm_loops<double>();
+template std::vector<const GroupNormLoops<float>*> runnable_group_norm_loops<float>();
+template std::vector<const GroupNormLoops<double>*> runnable_group_norm_loops<double>();
 
-const HalfLoops& half_loops() {
+std::vector<const HalfLoops*> runnable_half_loops() {
+  std::vector<const HalfLoops*> sets{&BaselineHalves::all};
 #if defined(__x86_64__)
-  if (instruction_set() == InstructionSet::avx512) return Avx512Halves::all;
-  if (instruction_set() == InstructionSet::avx2) return Avx2Halves::all;
+  if (has_avx2()) sets.push_back(&Avx2Halves::all);
+  if (has_avx512()) sets.push_back(&Avx512Halves::all);
 #endif
-  return BaselineHalves::all;
+  return sets;
 }
 
 }  // namespace graticule::ops

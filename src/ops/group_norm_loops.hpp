@@ -6,6 +6,7 @@
 #include <c10/util/Half.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace graticule::ops {
 
@@ -63,9 +64,20 @@ struct HalfLoops {
   void (*narrow_bfloat16)(const float* from, c10::BFloat16* to, int64_t n);
 };
 
-/// The loops for this machine's instruction set.
+/// One set for each instruction set that this machine has, the widest last.
 template <class T>
-const GroupNormLoops<T>& group_norm_loops();
-const HalfLoops& half_loops();
+std::vector<const GroupNormLoops<T>*> runnable_group_norm_loops();
+std::vector<const HalfLoops*> runnable_half_loops();
+
+/// The widest.
+template <class T>
+const GroupNormLoops<T>& group_norm_loops() {
+  static const GroupNormLoops<T>& loops = *runnable_group_norm_loops<T>().back();
+  return loops;
+}
+inline const HalfLoops& half_loops() {
+  static const HalfLoops& loops = *runnable_half_loops().back();
+  return loops;
+}
 
 }  // namespace graticule::ops

@@ -1,13 +1,14 @@
 // Group normalisation of a cut tensor against at::group_norm.
-#include "graticule/ops/group_norm.hpp"
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "graticule/comm/exchange.hpp"
+#include "graticule/ops/group_norm.hpp"
+#include "ops/group_norm_loops.hpp"
 #include "ops/group_norm_steps.hpp"
 #include "support/compare.hpp"
 
@@ -320,6 +321,102 @@ TEST(GroupNormSteps, DoNotDependOnTheNumberOfThreads) {
     }
   }
   at::set_num_threads(before);
+}
+
+// Every result of a set of loops on a sheet of rows x width values, and on the same values as a line, in one list.
+template <class T>
+std::vector<double> run_loops(const GroupNormLoops<T>& loops, int64_t rows, int64_t width) {
+  const auto values = [](int64_t count, int64_t seed) {
+    const at::Tensor t = random_like({count}, c10::CppTypeToScalarType<T>::value, seed);
+    return std::vector<T>(t.const_data_ptr<T>(), t.const_data_ptr<T>() + count);
+  };
+  const int64_t n = rows * width;
+  const auto x = values(n, 1);
+  const auto g = values(n, 2);
+  const auto a = values(width, 3);
+  const auto b = values(width, 4);
+  const auto c = values(width, 5);
+  const auto d = values(width, 6);
+  std::vector<double> results;
+  const auto keep = [&](const auto& more) { results.insert(results.end(), more.begin(), more.end()); };
+
+  const Moments moments = loops.line_moments(x.data(), n, a[0]);
+  keep(std::vector<double>{moments.count, moments.mean, moments.deviations});
+  std::vector<double> sums(2, 1.0);
+  loops.line_products(g.data(), x.data(), n, a[0], sums.data());
+  keep(sums);
+  std::vector<T> y(n);
+  loops.line_affine(x.data(), y.data(), n, a[0], b[0], c[0]);
+  keep(y);
+  loops.line_gradient(g.data(), x.data(), y.data(), n, a[0], b[0], c[0], d[0]);
+  keep(y);
+
+  std::vector<T> centre = a;
+  std::vector<T> scratch(2 * width);
+  std::vector<double> first(width, 0.5);
+  std::vector<double> second(width, 2.0);
+  loops.sheet_moments(x.data(), rows, width, centre.data(), scratch.data(), 3, first.data(), second.data());
+  keep(centre), keep(first), keep(second);
+  loops.sheet_products(g.data(), x.data(), rows, width, a.data(), scratch.data(), first.data(), second.data());
+  keep(first), keep(second);
+  loops.sheet_affine(x.data(), y.data(), rows, width, a.data(), b.data(), c.data());
+  keep(y);
+  loops.sheet_gradient(g.data(), x.data(), y.data(), rows, width, a.data(), b.data(), c.data(), d.data());
+  keep(y);
+  return results;
+}
+
+template <class T>
+void expect_equal_sets() {
+  const auto sets = runnable_group_norm_loops<T>();
+  for (const auto& [rows, width] : {std::pair(1, 1), std::pair(5, 3), std::pair(7, 64), std::pair(13, 101)}) {
+    const std::vector<double> expected = run_loops(*sets[0], rows, width);
+    for (size_t set = 1; set < sets.size(); ++set) {
+      const std::vector<double> actual = run_loops(*sets[set], rows, width);
+      ASSERT_EQ(actual.size(), expected.size());
+      for (size_t i = 0; i < actual.size(); ++i) {
+        // Values are of the order of one, sums of as many as a sheet has.
+        const double bound = 16 * std::numeric_limits<T>::epsilon() * (1 + std::abs(expected[i]));
+        EXPECT_NEAR(actual[i], expected[i], bound) << rows << " x " << width << ", set " << set << ", value " << i;
+      }
+    }
+  }
+}
+
+TEST(GroupNormLoops, AgreeOverInstructionSets) {
+  expect_equal_sets<float>();
+  expect_equal_sets<double>();
+}
+
+template <class Half>
+void expect_conversions(void (*widen)(const Half*, float*, int64_t), void (*narrow)(const float*, Half*, int64_t)) {
+  std::vector<Half> every;
+  for (int bits = 0; bits < 1 << 16; ++bits) every.emplace_back(static_cast<uint16_t>(bits), Half::from_bits());
+  std::vector<float> wide(every.size() - 1);
+  widen(every.data(), wide.data(), static_cast<int64_t>(wide.size()));
+  // Halfway to the next, too, where ties are broken; an odd number of them, for the tails of the loops.
+  std::vector<float> between;
+  for (size_t i = 0; i < wide.size(); ++i) {
+    const auto exact = static_cast<float>(every[i]);
+    EXPECT_TRUE(wide[i] == exact || (std::isnan(wide[i]) && std::isnan(exact))) << i;
+    between.push_back(exact);
+    between.push_back((exact + static_cast<float>(every[i + 1])) / 2);
+  }
+  between.push_back(1.0F);
+  std::vector<Half> narrowed(between.size());
+  narrow(between.data(), narrowed.data(), static_cast<int64_t>(between.size()));
+  for (size_t i = 0; i < between.size(); ++i) {
+    const Half expected(between[i]);
+    EXPECT_TRUE(narrowed[i].x == expected.x || (std::isnan(between[i]) && std::isnan(static_cast<float>(narrowed[i]))))
+        << between[i];
+  }
+}
+
+TEST(GroupNormLoops, RoundHalvesAsTorchDoes) {
+  for (const HalfLoops* loops : runnable_half_loops()) {
+    expect_conversions<c10::Half>(loops->widen_half, loops->narrow_half);
+    expect_conversions<c10::BFloat16>(loops->widen_bfloat16, loops->narrow_bfloat16);
+  }
 }
 
 TEST(GroupNorm, TellsMetaShapesWithoutAMessage) {
