@@ -102,6 +102,11 @@ class SumOverRanks(torch.autograd.Function):
         return ctx.around.sum(gradients[0].contiguous()), None
 
 
+def trimmed(y: Tensor, dim: int, begin: int, count: int) -> Tensor:
+    """Rows [begin, begin + count) of y; where those are all, y itself: backward of a slice copies."""
+    return y if begin == 0 and count == y.shape[dim] else y.narrow(dim, begin, count)
+
+
 def _convolution(conv: nn.Module, shape: Shape, around: Neighbours, keep_format: bool) -> Callable | None:
     rows, outputs = own_rows(shape.rows, around), own_rows(shape.output_rows, around)
     k, s, p, dim = shape.kernel, shape.stride, shape.padding, shape.cut_dim
@@ -117,7 +122,7 @@ def _convolution(conv: nn.Module, shape: Shape, around: Neighbours, keep_format:
 
     def call(x: Tensor) -> Tensor:
         y = function(Halo.apply(x, width, dim, around, keep_format), conv.weight, conv.bias, conv.stride, paddings)
-        return y.narrow(dim, outputs[0] - first, outputs[1] - outputs[0])
+        return trimmed(y, dim, outputs[0] - first, outputs[1] - outputs[0])
 
     return call
 
@@ -132,7 +137,7 @@ def _transposed(conv: nn.Module, shape: Shape, around: Neighbours, keep_format: 
 
     def call(x: Tensor) -> Tensor:
         y = conv(Halo.apply(x, width, dim, around, keep_format))
-        return y.narrow(dim, outputs[0] - first, outputs[1] - outputs[0])
+        return trimmed(y, dim, outputs[0] - first, outputs[1] - outputs[0])
 
     return call
 
