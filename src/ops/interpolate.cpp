@@ -4,9 +4,12 @@
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
+#include <mutex>
+#include <string_view>
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/memory_format.hpp"
@@ -24,20 +27,20 @@ struct Resolved {
   Scales scale;  // as ATen takes them: only where they are to be used as given
 };
 
+constexpr std::array<std::string_view, 7> modes{"nearest",  "nearest-exact", "area",     "linear",
+                                                "bilinear", "bicubic",       "trilinear"};
+constexpr std::array<std::string_view, 7> mode_dimensions{"345", "345", "345", "3", "4", "4", "5"};  // of tensors
+
 void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
   const std::string who = rank_text(domain);
   const size_t dims = x.dim() - 2;
-  static const std::map<std::string, std::vector<int64_t>> dimensions{
-      {"nearest", {3, 4, 5}}, {"nearest-exact", {3, 4, 5}},
-      {"area", {3, 4, 5}},    {"linear", {3}},
-      {"bilinear", {4}},      {"bicubic", {4}},
-      {"trilinear", {5}}};
-  const auto known = dimensions.find(a.mode);
-  TORCH_CHECK_VALUE(known != dimensions.end(), cut.layer,
+  const auto known = std::find(modes.begin(), modes.end(), a.mode);
+  TORCH_CHECK_VALUE(known != modes.end(), cut.layer,
                     ": expected mode nearest, nearest-exact, linear, bilinear, bicubic, trilinear or area, got ",
                     a.mode, who);
-  TORCH_CHECK_VALUE(std::count(known->second.begin(), known->second.end(), x.dim()) == 1, cut.layer, ": mode ", a.mode,
-                    " takes no tensor of ", x.dim(), " dimensions", who);
+  const std::string_view dimensions = mode_dimensions[known - modes.begin()];
+  TORCH_CHECK_VALUE(dimensions.find(static_cast<char>('0' + x.dim())) != std::string_view::npos, cut.layer, ": mode ",
+                    a.mode, " takes no tensor of ", x.dim(), " dimensions", who);
   const bool weighted = a.mode != "nearest" && a.mode != "nearest-exact" && a.mode != "area";
   TORCH_CHECK_VALUE(weighted || !a.align_corners.has_value(), cut.layer, ": mode ", a.mode, " takes no align_corners",
                     who);
@@ -174,11 +177,53 @@ bool copies_gradient(const at::Tensor& x, const InterpolateArguments& a, const R
   return true;
 }
 
-// The dtype in which ATen's own op would run here, under autocast or not: asked of ATen, on a few elements.
-at::ScalarType aten_type(const at::Tensor& x, const InterpolateArguments& a) {
+at::ScalarType ask_aten_type(const at::Tensor& x, const InterpolateArguments& a) {
   const at::NoGradGuard no_grad;
   Ints sizes(x.dim(), 2);
   return aten_interpolate(at::zeros(sizes, x.options()), a, Ints(x.dim() - 2, 3), Scales(x.dim() - 2)).scalar_type();
+}
+
+// The dtype in which ATen's own op would run here, under autocast or not: asked of ATen, on a few elements, and
+// remembered. Asks too whether ATen knows this mode in this dtype: where it does not, there is no uncut answer.
+at::ScalarType aten_type(const at::Tensor& x, const InterpolateArguments& a) {
+  const c10::DeviceType device = x.device().type();
+  const bool autocast = under_autocast(x);
+  const std::array<int64_t, 7> key{std::find(modes.begin(), modes.end(), a.mode) - modes.begin(),
+                                   static_cast<int64_t>(a.antialias),
+                                   x.dim(),
+                                   static_cast<int64_t>(x.scalar_type()),
+                                   static_cast<int64_t>(device),
+                                   static_cast<int64_t>(autocast),
+                                   autocast ? static_cast<int64_t>(at::autocast::get_autocast_dtype(device)) : 0};
+  static std::mutex mutex;
+  static std::map<std::array<int64_t, 7>, at::ScalarType> types;
+  {
+    const std::lock_guard lock(mutex);
+    if (const auto found = types.find(key); found != types.end()) return found->second;
+  }
+  const at::ScalarType type = ask_aten_type(x, a);
+  const std::lock_guard lock(mutex);
+  return types.try_emplace(key, type).first->second;
+}
+
+at::Tensor interpolate_plane(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
+                             bool channels_last, const rows::Partition& output) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("graticule::resample_plane", "")
+                             .typed<at::Tensor(const at::Tensor&, c10::string_view, bool, std::optional<double>,
+                                               at::IntArrayRef, std::optional<double>, bool, at::IntArrayRef,
+                                               at::IntArrayRef, c10::string_view, c10::string_view)>();
+  return op.call(x, row_mode(a), a.align_corners.value_or(false), to.scale[0], {x.size(3), to.size[1]}, to.scale[1],
+                 channels_last, cut.in_offsets, output.offsets(), cut.group, cut.layer);
+}
+
+// Rows and columns one after the other, the dimension first that makes less of it.
+at::Tensor interpolate_in_two(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
+                              bool channels_last, const rows::Partition& output) {
+  if (to.size[cut.dim - 2] < cut.in_offsets.back()) {
+    return interpolate_across(interpolate_along(x, a, to, cut, channels_last, output), a, to, cut);
+  }
+  return interpolate_along(interpolate_across(x, a, to, cut), a, to, cut, channels_last, output);
 }
 
 }  // namespace
@@ -189,17 +234,14 @@ at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const
   check_arguments(x, a, cut, domain);
   const Resolved to = resolve(x, a, cut, domain);
   const rows::Partition output = checked_output(cut, to.size[cut.dim - 2], domain);
-  // Asks ATen too whether it knows this mode in this dtype: where it does not, there is no uncut answer.
   const at::ScalarType type = aten_type(x, a);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  // Two passes round twice; in a half type that would be one rounding too many.
+  // Rows and columns round one after the other; in a half type that would be one rounding too many.
   const at::Tensor input = x.to(at::isReducedFloatingType(type) ? at::kFloat : type);
   const auto format = halo::memory_format(x);
   const bool channels_last = format != at::MemoryFormat::Contiguous;
-  const bool fewer_rows = to.size[cut.dim - 2] < cut.in_offsets.back();
-  at::Tensor result = fewer_rows
-                          ? interpolate_across(interpolate_along(input, a, to, cut, channels_last, output), a, to, cut)
-                          : interpolate_along(interpolate_across(input, a, to, cut), a, to, cut, channels_last, output);
+  const bool plane = x.device().is_cpu() && x.dim() == 4 && cut.dim == 2;
+  at::Tensor result = (plane ? interpolate_plane : interpolate_in_two)(input, a, to, cut, channels_last, output);
   if (copies_gradient(x, a, to, cut)) result = input + (result - input).detach();
   // ATen's three-dimensional area pooling gives a contiguous tensor, whatever it is given.
   const bool loses_format = a.mode == "area" && x.dim() == 5;

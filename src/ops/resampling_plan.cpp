@@ -1,12 +1,17 @@
 #include "ops/resampling_plan.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Version.h>
 #include <ATen/native/UpSample.h>
 
-#include <map>
-#include <mutex>
-#include <tuple>
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <string_view>
 #include <utility>
+
+#include "halo/plan_cache.hpp"
+#include "ops/resample_loops.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -14,6 +19,11 @@ namespace {
 using rows::Interval;
 using rows::Partition;
 using rows::Taps;
+
+// One dimension's interpolation, for every row of the whole grid.
+struct AxisTaps {
+  std::vector<Taps<double>> forward, adjoint;
+};
 
 // ATen's nearest kernels round their coordinates in several ways, so each is asked which row it takes: it is given the
 // row numbers to interpolate.
@@ -70,15 +80,28 @@ rows::Resampling kind_of(const std::string& mode) {
   return rows::Resampling::area;
 }
 
+// Whether ATen's code multiplies and adds at once: what is compiled for the build's own instruction set, and the
+// kernels that are compiled for several.
+#if defined(__x86_64__)
+constexpr bool base_fuses = false;
+bool kernels_fuse() {
+  static const std::string capability = at::get_cpu_capability();
+  return capability != "DEFAULT" && capability != "NO AVX";
+}
+#else
+constexpr bool base_fuses = true;
+bool kernels_fuse() { return true; }
+#endif
+
 template <typename Real>
 Taps<double> taps_in(rows::Resampling kind, const rows::ResamplingGrid& grid, int64_t row) {
   const Taps<Real> taps = rows::resampling_taps<Real>(kind, grid, row);
   return {taps.rows, std::vector<double>(taps.weights.begin(), taps.weights.end())};
 }
 
-std::vector<Taps<double>> weighted_taps(const ResamplingKey& key, int64_t input, int64_t output) {
+std::vector<Taps<double>> weighted_taps(const ResamplingKey& key, int64_t input, int64_t output, bool fused) {
   const rows::Resampling kind = kind_of(key.mode);
-  const rows::ResamplingGrid grid{input, output, key.align_corners, key.scale};
+  const rows::ResamplingGrid grid{input, output, key.align_corners, key.scale, fused};
   std::vector<Taps<double>> result;
   for (int64_t row = 0; row < output; ++row) {
     result.push_back(key.wide ? taps_in<double>(kind, grid, row) : taps_in<float>(kind, grid, row));
@@ -92,46 +115,193 @@ std::vector<Taps<double>> identity_taps(int64_t rows) {
   return result;
 }
 
-ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const Partition& output, at::Device device) {
+// Of the dimension that the key calls cut.
+AxisTaps axis_taps(const ResamplingKey& key, int64_t input, int64_t output, at::Device device) {
   const bool nearest = key.mode == "nearest" || key.mode == "nearest-exact";
-  ResamplingPlan plan;
-  plan.taps = nearest ? nearest_taps(key, input.rows(), output.rows(), device)
-                      : weighted_taps(key, input.rows(), output.rows());
   const bool antialias = key.mode == "linear-antialias" || key.mode == "cubic-antialias";
-  plan.adjoint_taps = nearest && device.is_cpu() ? nearest_adjoint_taps(key, input.rows(), output.rows()) : plan.taps;
-  if (antialias && input.rows() == output.rows()) plan.taps = identity_taps(output.rows());
-  for (int rank = 0; rank < input.ranks(); ++rank) {
-    Interval inputs;
-    Interval outputs;
-    for (int64_t row = 0; row < output.rows(); ++row) {
-      if (output.interval(rank).contains(row)) inputs = rows::hull(inputs, plan.taps[row].support());
-      const Interval touched = rows::intersect(plan.adjoint_taps[row].support(), input.interval(rank));
-      if (!touched.empty()) outputs = rows::hull(outputs, {row, row + 1});
-    }
-    plan.inputs.push_back(inputs);
-    plan.outputs.push_back(outputs);
+  AxisTaps taps;
+  if (nearest) {
+    taps.forward = nearest_taps(key, input, output, device);
+    taps.adjoint = device.is_cpu() ? nearest_adjoint_taps(key, input, output) : taps.forward;
+  } else {
+    const bool fuses = !device.is_cpu() || kernels_fuse();
+    // ATen's bicubic backward on the CPU is none of the kernels that are compiled for several instruction sets.
+    const bool adjoint_fuses = device.is_cpu() && key.mode == "cubic" ? base_fuses : fuses;
+    taps.forward = weighted_taps(key, input, output, fuses);
+    taps.adjoint = adjoint_fuses == fuses ? taps.forward : weighted_taps(key, input, output, adjoint_fuses);
   }
+  if (antialias && input == output) taps.forward = identity_taps(output);
+  return taps;
+}
+
+AxisTaps column_taps(ResamplingKey key, at::Device device) {
+  const Across across = *key.across;
+  key.dim = 3;
+  key.scale = across.scale;
+  return axis_taps(key, across.input, across.output, device);
+}
+
+// Source rows that each rank's result rows are made of.
+std::vector<Interval> forward_needs(const std::vector<Taps<double>>& taps, const Partition& results) {
+  std::vector<Interval> needs(results.ranks());
+  for (int rank = 0; rank < results.ranks(); ++rank) {
+    const Interval own = results.interval(rank);
+    for (int64_t row = own.begin; row < own.end; ++row) needs[rank] = hull(needs[rank], taps[row].support());
+  }
+  return needs;
+}
+
+// Rows of the interpolated tensor that each rank's rows are part of.
+std::vector<Interval> adjoint_needs(const std::vector<Taps<double>>& taps, const Partition& results) {
+  std::vector<Interval> needs(results.ranks());
+  for (size_t row = 0; row < taps.size(); ++row) {
+    const auto at = static_cast<int64_t>(row);
+    for (int rank = 0; rank < results.ranks(); ++rank) {
+      if (intersect(taps[row].support(), results.interval(rank)).empty()) continue;
+      needs[rank] = hull(needs[rank], {at, at + 1});
+    }
+  }
+  return needs;
+}
+
+std::shared_ptr<const rows::ExchangePlan> outside_plan(const Partition& sources, const std::vector<Interval>& needs,
+                                                       int rank) {
+  std::vector<rows::Wanted> parts(2);
+  for (int peer = 0; peer < sources.ranks(); ++peer) {
+    const Interval own = sources.interval(peer);
+    const Interval before{needs[peer].begin, std::min(needs[peer].end, own.begin)};
+    const Interval after{std::max(needs[peer].begin, own.end), needs[peer].end};
+    parts[0].push_back(before.empty() ? Interval{own.begin, own.begin} : before);
+    parts[1].push_back(after.empty() ? Interval{own.end, own.end} : after);
+  }
+  return std::make_shared<const rows::ExchangePlan>(sources, std::move(parts), rows::Boundary::none, rank);
+}
+
+// The first run of result rows all of whose sources lie in `own`.
+Interval early_rows(const ResampleTable& rows, Interval own) {
+  const auto inside = [&](int64_t row) {
+    const Interval support = rows.support(row, row + 1);
+    return support.empty() || intersect(support, own) == support;
+  };
+  Interval early{0, 0};
+  while (early.begin < rows.size() && !inside(early.begin)) ++early.begin;
+  early.end = early.begin;
+  while (early.end < rows.size() && inside(early.end)) ++early.end;
+  return early;
+}
+
+comm::Facts facts_of(const ResamplingKey& key, const Partition& input, const Partition& output, const char* direction) {
+  comm::Facts facts;
+  facts.add(direction).add(key.mode).add(static_cast<int64_t>(key.align_corners)).add(key.scale.value_or(0.0));
+  facts.add(input.offsets()).add(output.offsets());
+  if (key.across.has_value()) {
+    facts.add(key.across->input).add(key.across->output).add(key.across->scale.value_or(0.0));
+  }
+  return facts;
+}
+
+Resampling make_rows(ResampleTable own_rows, std::vector<Interval> needs, const Partition& sources, int rank,
+                     const comm::Facts& facts) {
+  Resampling result;
+  result.rows = std::move(own_rows);
+  result.needs = std::move(needs);
+  result.outside = outside_plan(sources, result.needs, rank);
+  result.early = early_rows(result.rows, result.own());
+  result.row_line = line_table_of(result.rows, result.needed());
+  result.facts = facts;
+  return result;
+}
+
+// What the orders read and write decides. A value of a resampled line counts for several: its source is looked up.
+ResampleOrder cheapest_order(const ResampleTable& rows, const ResampleTable& columns, int64_t source_width,
+                             double look_up) {
+  const auto row_taps = static_cast<double>(rows.sources.size());
+  const auto column_taps = static_cast<double>(columns.sources.size());
+  const auto width = static_cast<double>(columns.size());
+  const auto result_rows = static_cast<double>(rows.size());
+  const auto source_rows = static_cast<double>(rows.support(0, rows.size()).size());
+  const double rows_first =
+      (row_taps + result_rows) * static_cast<double>(source_width) + result_rows * column_taps * look_up;
+  const double columns_first = source_rows * (column_taps * look_up + width) + row_taps * width;
+  const bool can_at_once = look_up == 1 && rows.most_taps() * columns.most_taps() <= pixel_taps;
+  if (can_at_once && row_taps * column_taps < std::min(rows_first, columns_first)) return ResampleOrder::at_once;
+  return columns_first < rows_first ? ResampleOrder::columns_first : ResampleOrder::rows_first;
+}
+
+void add_columns(Resampling& r, ResampleTable columns, int64_t source_width, const ResampleTable& all_rows) {
+  r.has_columns = !columns.is_identity(source_width);
+  if (!r.has_columns) return;
+  r.line_order = cheapest_order(all_rows, columns, source_width, 4);
+  r.pixel_order = cheapest_order(all_rows, columns, source_width, 1);
+  r.column_line = line_table_of(columns, {0, source_width});
+  r.columns = std::move(columns);
+}
+
+ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const Partition& output, int rank,
+                         at::Device device) {
+  const AxisTaps taps = axis_taps(key, input.rows(), output.rows(), device);
+  ResamplingPlan plan{
+      make_rows(table_of(taps.forward, output.interval(rank)), forward_needs(taps.forward, output), input, rank,
+                facts_of(key, input, output, "forward")),
+      make_rows(transposed_table_of(taps.adjoint, input.interval(rank)), adjoint_needs(taps.adjoint, input), output,
+                rank, facts_of(key, input, output, "backward"))};
+  if (!key.across.has_value()) return plan;
+  const Across across = *key.across;
+  const AxisTaps columns = column_taps(key, device);
+  add_columns(plan.forward, table_of(columns.forward, {0, across.output}), across.input,
+              table_of(taps.forward, {0, output.rows()}));
+  add_columns(plan.adjoint, transposed_table_of(columns.adjoint, {0, across.input}), across.output,
+              transposed_table_of(taps.adjoint, {0, input.rows()}));
   return plan;
+}
+
+int64_t number_of(std::string_view mode) {
+  static constexpr std::array<std::string_view, 7> modes{"nearest",          "nearest-exact",   "linear", "cubic",
+                                                         "linear-antialias", "cubic-antialias", "area"};
+  return std::find(modes.begin(), modes.end(), mode) - modes.begin();
+}
+
+void add_scale(halo::PlanKey& words, const std::optional<double>& scale) {
+  words.push_back(static_cast<int64_t>(scale.has_value()));
+  words.push_back(std::bit_cast<int64_t>(scale.value_or(0.0)));
+}
+
+halo::PlanKey words_of(const ResamplingKey& key, at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int rank,
+                       at::Device device) {
+  halo::PlanKey words;
+  words.reserve(16 + in_offsets.size() + out_offsets.size());
+  for (const bool flag : {key.align_corners, key.channels_last, key.wide, key.across.has_value()}) {
+    words.push_back(static_cast<int64_t>(flag));
+  }
+  for (const int64_t word : {number_of(key.mode), key.tensor_dims, key.dim, static_cast<int64_t>(rank),
+                             static_cast<int64_t>(device.type()), static_cast<int64_t>(device.index())}) {
+    words.push_back(word);
+  }
+  add_scale(words, key.scale);
+  if (key.across.has_value()) {
+    words.push_back(key.across->input);
+    words.push_back(key.across->output);
+    add_scale(words, key.across->scale);
+  }
+  words.insert(words.end(), in_offsets.begin(), in_offsets.end());
+  words.insert(words.end(), out_offsets.begin(), out_offsets.end());
+  return words;
 }
 
 }  // namespace
 
-std::shared_ptr<const ResamplingPlan> find_resampling_plan(const ResamplingKey& key, const Partition& input,
-                                                           const Partition& output, at::Device device) {
-  using CacheKey = std::tuple<std::string, bool, std::optional<double>, bool, int64_t, int64_t, bool,
-                              std::vector<int64_t>, std::vector<int64_t>, std::string>;
-  static std::mutex mutex;
-  static std::map<CacheKey, std::shared_ptr<const ResamplingPlan>> plans;
-  CacheKey cache_key{key.mode, key.align_corners, key.scale,       key.channels_last, key.tensor_dims,
-                     key.dim,  key.wide,          input.offsets(), output.offsets(),  device.str()};
-  {
-    const std::lock_guard lock(mutex);
-    if (const auto found = plans.find(cache_key); found != plans.end()) return found->second;
-  }
-  auto plan = std::make_shared<const ResamplingPlan>(make_plan(key, input, output, device));
-  const std::lock_guard lock(mutex);
-  if (plans.size() >= 1024) plans.clear();
-  return plans.try_emplace(std::move(cache_key), std::move(plan)).first->second;
+std::shared_ptr<const ResamplingPlan> find_resampling_plan(const ResamplingKey& key, at::IntArrayRef in_offsets,
+                                                           at::IntArrayRef out_offsets, int rank, at::Device device) {
+  static halo::PlanCache<ResamplingPlan> plans;
+  return plans.find(words_of(key, in_offsets, out_offsets, rank, device), [&] {
+    const Partition input(in_offsets.vec());
+    const Partition output(out_offsets.vec());
+    for (const Partition& cut : {input, output}) {
+      TORCH_CHECK_VALUE(rank < cut.ranks(), "interpolation: rows cut over ", cut.ranks(), " ranks, called on rank ",
+                        rank);
+    }
+    return std::make_shared<const ResamplingPlan>(make_plan(key, input, output, rank, device));
+  });
 }
 
 }  // namespace graticule::ops

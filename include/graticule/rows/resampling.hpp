@@ -33,12 +33,14 @@ struct Taps {
 };
 
 /// The numbers an interpolation is made of. `scale` is the scale factor where the caller gave one that is to be used
-/// as it is (output size over input size otherwise).
+/// as it is (output size over input size otherwise). `fused` tells whether the kernels that are followed multiply and
+/// subtract with one rounding, as compilers make of the formula where the instruction set can.
 struct ResamplingGrid {
   int64_t input = 1;
   int64_t output = 1;
   bool align_corners = false;
   std::optional<double> scale;
+  bool fused = false;
 };
 
 /// Input rows per output row.
@@ -54,7 +56,12 @@ namespace detail {
 template <typename Real>
 Real source_coordinate(const ResamplingGrid& g, int64_t row) {
   const Real step = row_step<Real>(g);
-  return g.align_corners ? step * static_cast<Real>(row) : step * (static_cast<Real>(row) + Real(0.5)) - Real(0.5);
+  if (g.align_corners) return step * static_cast<Real>(row);
+  const Real middle = static_cast<Real>(row) + Real(0.5);
+  if (g.fused) return std::fma(step, middle, -Real(0.5));
+  // A product that is stored is rounded: no compiler may fuse it with the subtraction.
+  const volatile Real product = step * middle;
+  return product - Real(0.5);
 }
 
 template <typename Real>
