@@ -23,22 +23,23 @@ def _arguments(given: argparse.Namespace) -> list[str]:
     return result + [f"--{name}" for name in ("smoke", "full") if getattr(given, name)]
 
 
-def _launcher(given: argparse.Namespace) -> list[str]:
+def _launcher(ranks: int) -> list[str]:
     """The mpiexec that stands beside Python, else the one on the path."""
     beside = pathlib.Path(sys.executable).with_name("mpiexec")
-    return [str(beside) if beside.exists() else "mpiexec", "-n", str(given.ranks)]
+    return [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks)]
 
 
 def _command(part: str, given: argparse.Namespace, shared: pathlib.Path) -> list[str]:
     if part in ("halo_exchange", "training_step"):
         program = given.build / "bin" / f"{part}_benchmark"
         iterations = given.iterations
-        return [*_launcher(given), str(program), str(given.out / f"{part}.csv"), str(iterations), str(int(given.smoke))]
+        ranks = 2 if part == "halo_exchange" else given.ranks
+        return [*_launcher(ranks), str(program), str(given.out / f"{part}.csv"), str(iterations), str(int(given.smoke))]
     python = [sys.executable, "-m", f"benchmarks.{part}", *_arguments(given)]
     if part == "traffic":
         return python
     prepare(shared, given.ranks)
-    return [*_launcher(given), *python, f"--shared={shared}"]
+    return [*_launcher(given.ranks), *python, f"--shared={shared}"]
 
 
 def run(part: str, given: argparse.Namespace) -> None:
@@ -64,7 +65,8 @@ def main() -> None:
         print(f"{time.monotonic() - begun:7.1f} s  {part} done", file=sys.stderr, flush=True)
     if given.smoke:
         print("smoke mode: the numbers mean nothing\n")
-    print(report(given.out, given.publish, judge=not given.smoke))
+    publish = given.publish and given.ranks == 2 and not (given.rows or given.smoke or given.full)
+    print(report(given.out, publish, judge=not given.smoke))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from benchmarks.turns import take_turns
 WARM_UP = 2
 
 
-def measure(shape: Shape, layout: str, iterations: int, p: Processes) -> tuple[list[dict], list[dict]]:
+def measure(shape: Shape, layout: str, iterations: int, warm_up: int, p: Processes) -> tuple[list[dict], list[dict]]:
     """The turns of one row in one layout, and its peak memory."""
     contenders = make_contenders(shape, layout, p)
     turns = []
     for mode in ("forward", "forward+backward") if trains(shape, layout) else ("forward",):
         facts = {"row": shape.name, "scale": str(shape.scale), "layout": layout, "mode": mode}
-        times = take_turns(contenders, mode, iterations, WARM_UP, p.meeting, p.rank)
+        times = take_turns(contenders, mode, iterations, warm_up, p.meeting, p.rank)
         for contender, seconds in times.items():
             turns += [
                 {**facts, "contender": contender, "iteration": i, "seconds": f"{s:.6g}"} for i, s in enumerate(seconds)
@@ -39,7 +39,7 @@ def main() -> None:
     begun = time.monotonic()
     for shape in chosen(given.rows, given.smoke, given.full):
         for layout in LAYOUTS:
-            new_turns, new_peaks = measure(shape, layout, given.iterations, p)
+            new_turns, new_peaks = measure(shape, layout, given.iterations, 0 if given.smoke else WARM_UP, p)
             turns += new_turns
             peaks += new_peaks
             if p.rank == 0:

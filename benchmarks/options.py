@@ -16,7 +16,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/bench"))
     parser.add_argument("--build", type=pathlib.Path, default=pathlib.Path("build/dev"), help="where the programs lie")
-    parser.add_argument("--publish", action="store_true", help="put tables and pictures into README.md and docs")
+    parser.add_argument(
+        "--publish", action="store_true", help="put the tables and pictures of all rows into README.md and docs"
+    )
     parser.add_argument("--shared", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.iterations == 0:

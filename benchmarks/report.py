@@ -92,7 +92,7 @@ def pictures(layers: list[dict[str, Any]]) -> dict[str, str]:
     for layout in LAYOUTS:
         chosen = [r for r in layers if r["layout"] == layout and r["mode"] == "forward+backward"]
         if chosen:
-            title = f"Forward and backward on 2 ranks of one thread, {layout}"
+            title = f"Forward and backward, ranks of one thread, {layout}"
             result[f"benchmark-{layout}.svg"] = ratios_chart(chosen, title)
     return result
 
