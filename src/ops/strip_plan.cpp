@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 #include <vector>
@@ -24,14 +25,19 @@ using rows::Stencil;
 // size.
 constexpr int64_t least_positions = 256;
 
-// Strips are computed twice, and a copy of the shard costs about as much as this share of the work.
-constexpr int64_t most_strips = 8;
+// What a copied value and a call of a kernel cost, in the multiplications and additions that a core does meanwhile.
+// Rough: it decides between ways that are both right.
+constexpr double flops_of_copied_value = 64;
+constexpr double flops_of_call = 1e6;
+
+// A shard of fewer rows than this many times its strips is small, and the local kernel would block it otherwise than
+// the uncut tensor.
+constexpr int64_t least_rows_to_strips = 8;
 
 std::atomic<ConvolutionPath> forced_path{ConvolutionPath::automatic};
 
-// The values of one row of one channel; 0 where bits need not be kept.
-int64_t positions_per_row(at::IntArrayRef sizes, int64_t dim, at::ScalarType type) {
-  if (type == at::kDouble) return 0;
+// The values of one row of one channel.
+int64_t positions_per_row(at::IntArrayRef sizes, int64_t dim) {
   int64_t positions = 1;
   for (int64_t d = 2; d < static_cast<int64_t>(sizes.size()); ++d) {
     if (d != dim) positions *= sizes[d];
@@ -58,8 +64,18 @@ struct Direction {
   Interval target_grid;  // all rows of the target
   int64_t source_rows = 0;
   bool to_coarse = true;
-  int64_t positions = 0;  // of the target
+  int64_t positions = 0;     // of a row of the target, 0 where bits need not be kept
+  double flops_per_row = 0;  // of the target
+  double whole_windows_cost = 0;
 };
+
+bool strips_are_better(const Direction& d, const Seams& seams) {
+  if ((seams.before.size() + seams.after.size()) * least_rows_to_strips > d.target.size()) return false;
+  const auto cost = [&d](Interval strip) {
+    return strip.empty() ? 0.0 : static_cast<double>(strip.size()) * d.flops_per_row + flops_of_call;
+  };
+  return cost(seams.before) + cost(seams.after) <= d.whole_windows_cost;
+}
 
 Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, const LocalFit& fit) {
   const int64_t least = least_rows(d.positions);
@@ -67,7 +83,6 @@ Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, con
   if (!seams.before.empty()) seams.before.end = std::max(seams.before.end, d.target.begin + least);
   if (!seams.after.empty()) seams.after.begin = std::min(seams.after.begin, d.target.end - least);
   const ConvolutionPath path = forced_convolution_path();
-  const bool many = (seams.before.size() + seams.after.size()) * most_strips > d.target.size();
   Strips strips;
   strips.reason = "in place";
   if (d.target.empty() || d.source.empty()) {
@@ -78,8 +93,8 @@ Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, con
     strips.reason = "whole windows: the shard is small";
   } else if (path == ConvolutionPath::whole_windows) {
     strips.reason = "whole windows: as asked for";
-  } else if (many && path != ConvolutionPath::in_place) {
-    strips.reason = "whole windows: the strips are no smaller part of the shard";
+  } else if (path != ConvolutionPath::in_place && !strips_are_better(d, seams)) {
+    strips.reason = "whole windows: a copy of the shard costs less than strips";
   } else {
     strips.before = seams.before;
     strips.after = seams.after;
@@ -102,9 +117,13 @@ struct Facts {
   Boundary boundary;
   Partition input;
   Partition output;
+  int64_t output_padding;  // of the whole grid
+  bool keeps_bits;
   int64_t in_positions;
   int64_t out_positions;
-  int64_t output_padding;  // of the whole grid
+  double in_row_values;  // of all samples and channels
+  double out_row_values;
+  double flops_of_coarse_row;
 
   [[nodiscard]] Interval grid() const { return extended_grid(s, input.rows(), output.rows(), boundary); }
   [[nodiscard]] Interval extended(int rank) const {
@@ -118,16 +137,36 @@ struct Facts {
     const Interval to = output.interval(rank);
     return transposed ? rows::fit_transposed(s, from, to, output_padding) : rows::fit_convolution(s, from, to);
   }
+  // A row of the fine side is as many coarse rows' work as there are coarse rows to a fine one.
+  [[nodiscard]] double flops_of_row(bool coarse) const {
+    const auto fine_rows = static_cast<double>(transposed ? output.rows() : input.rows());
+    const auto coarse_rows = static_cast<double>(transposed ? input.rows() : output.rows());
+    return coarse ? flops_of_coarse_row : flops_of_coarse_row * coarse_rows / std::max(fine_rows, 1.0);
+  }
+  [[nodiscard]] double copies(int rank, double of_input, double of_output) const {
+    return flops_of_copied_value * (of_input * in_row_values * static_cast<double>(input.interval(rank).size()) +
+                                    of_output * out_row_values * static_cast<double>(output.interval(rank).size()));
+  }
   [[nodiscard]] Strips forward(int rank) const {
-    const Direction d{output.interval(rank), input.interval(rank), {0, output.rows()},
-                      input.rows(),          !transposed,          out_positions};
+    const Direction d{
+        output.interval(rank), input.interval(rank),           {0, output.rows()},        input.rows(),
+        !transposed,           keeps_bits ? out_positions : 0, flops_of_row(!transposed), copies(rank, 1, 0)};
     const bool bordered = boundary != Boundary::zeros;
     const Seams seams = d.to_coarse ? rows::coarse_seams(s, d.target, d.source, d.source_rows, bordered)
                                     : rows::fine_seams(s, d.target, d.source, d.source_rows);
     return make_strips(s, d, seams, fit(rank));
   }
   [[nodiscard]] Strips backward(int rank) const {
-    const Direction d{extended(rank), output.interval(rank), grid(), output.rows(), transposed, in_positions};
+    // A strip gives rows of the input's gradient and a part of the weight's; whole windows take a copy of grad, one of
+    // x and one of the result.
+    const Direction d{extended(rank),
+                      output.interval(rank),
+                      grid(),
+                      output.rows(),
+                      transposed,
+                      keeps_bits ? in_positions : 0,
+                      2 * flops_of_row(transposed),
+                      copies(rank, 2, 1)};
     const Interval own = input.interval(rank);
     Seams seams = d.to_coarse ? rows::coarse_seams(s, own, d.source, d.source_rows)
                               : rows::fine_seams(s, own, d.source, d.source_rows);
@@ -186,22 +225,38 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
                                                  const ConvolutionOptions& o, const Placement& p,
                                                  at::IntArrayRef out_sizes, int rank) {
   static halo::PlanCache<StripPlan> plans;
-  const int64_t in_positions = positions_per_row(x.sizes(), p.dim, x.scalar_type());
-  const int64_t out_positions = positions_per_row(out_sizes, p.dim, x.scalar_type());
+  const int64_t in_positions = positions_per_row(x.sizes(), p.dim);
+  const int64_t out_positions = positions_per_row(out_sizes, p.dim);
+  const bool keeps_bits = x.scalar_type() != at::kDouble;
   halo::PlanKey key;
   key.reserve(64);
   const auto add = [&](at::IntArrayRef words) { key.insert(key.end(), words.begin(), words.end()); };
-  for (const auto& words : {o.stride, o.padding, o.dilation, o.output_padding}) add(words);
+  for (const auto* words : {&o.stride, &o.padding, &o.dilation, &o.output_padding}) add(*words);
   add(weight.sizes());
   add({o.transposed, o.groups, static_cast<int64_t>(o.row_boundary), static_cast<int64_t>(o.across_boundary)});
   add(p.input.offsets());
   add(p.output.offsets());
   const comm::Facts shared = comm::Facts().add(key);
-  add({p.dim, in_positions, out_positions, rank, static_cast<int64_t>(forced_convolution_path())});
+  add({p.dim, x.size(0), in_positions, out_positions, keeps_bits, rank,
+       static_cast<int64_t>(forced_convolution_path())});
   return plans.find(std::move(key), [&]() {
     const Stencil s = stencil(o, weight, p.dim);
-    const int64_t output_padding = p.output.rows() - rows::fine_size(s, p.input.rows(), 0);
-    const Facts facts{s, o.transposed, o.row_boundary, p.input, p.output, in_positions, out_positions, output_padding};
+    const auto row_values = [&](at::IntArrayRef sizes, int64_t positions) {
+      return static_cast<double>(sizes[0] * sizes[1] * positions);
+    };
+    const int64_t coarse_positions = o.transposed ? in_positions : out_positions;
+    const Facts facts{s,
+                      o.transposed,
+                      o.row_boundary,
+                      p.input,
+                      p.output,
+                      p.output.rows() - rows::fine_size(s, p.input.rows(), 0),
+                      keeps_bits,
+                      in_positions,
+                      out_positions,
+                      row_values(x.sizes(), in_positions),
+                      row_values(out_sizes, out_positions),
+                      2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel())};
     return std::make_shared<const StripPlan>(make_plan(facts, rank, shared));
   });
 }
