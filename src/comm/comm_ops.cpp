@@ -11,6 +11,10 @@
 namespace graticule::comm {
 namespace {
 
+void check_equal_op(c10::string_view layer, c10::string_view facts, c10::string_view group) {
+  check_equal(Domain::from_group_name(std::string(group)), std::string(layer), std::string(facts));
+}
+
 at::Tensor& all_reduce_sum_op(at::Tensor& x, c10::string_view group, c10::string_view layer) {
   all_reduce_sum_(Domain::from_group_name(std::string(group)), x, std::string(layer));
   return x;
@@ -34,12 +38,12 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
         [](c10::string_view group) -> int64_t { return Domain::from_group_name(std::string(group)).size(); });
   m.def("bytes_sent() -> int", []() -> int64_t { return static_cast<int64_t>(bytes_sent()); });
   m.def("messages_sent() -> int", []() -> int64_t { return static_cast<int64_t>(messages_sent()); });
-  m.def("check_equal(str layer, str facts, str group) -> ()",
-        [](c10::string_view layer, c10::string_view facts, c10::string_view group) {
-          check_equal(Domain::from_group_name(std::string(group)), std::string(layer), std::string(facts));
-        });
+  m.def("check_equal(str layer, str facts, str group) -> ()");
   m.def("all_reduce_sum_(Tensor(a!) x, str group, str layer=\"all_reduce_sum_\") -> Tensor(a!)");
 }
-TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) { m.impl("all_reduce_sum_", all_reduce_sum_op); }
+TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
+  m.impl("check_equal", check_equal_op);
+  m.impl("all_reduce_sum_", all_reduce_sum_op);
+}
 
 }  // namespace graticule::comm

@@ -13,7 +13,18 @@ namespace graticule::comm {
 Domain::Domain(std::shared_ptr<State> state, c10::intrusive_ptr<c10d::ProcessGroup> group)
     : state_(std::move(state)), group_(std::move(group)) {}
 
-Domain Domain::from_group_name(const std::string& name) {
+Domain Domain::from_group_name(const std::string& text) {
+  // Traced code names its rank with the group.
+  const size_t place = text.rfind(", rank ");
+  if (place == std::string::npos) return from_plain_name(text);
+  Domain domain = from_plain_name(text.substr(0, place));
+  const std::string here = c10::str(domain.name(), ", rank ", domain.rank(), " of ", domain.size());
+  TORCH_CHECK(text == here, "code that was traced on ", text, " runs on ", here,
+              ": compile or export it on the rank that runs it");
+  return domain;
+}
+
+Domain Domain::from_plain_name(const std::string& name) {
   static std::mutex mutex;
   static std::unordered_map<std::string, std::shared_ptr<State>> states;
   auto group = c10d::resolve_process_group(name);

@@ -14,8 +14,9 @@ namespace graticule::comm {
 /// The registry holds no ownership: whoever made the group keeps it alive.
 class Domain {
  public:
-  /// Throws c10::Error where no group of that name is registered in this process.
-  static Domain from_group_name(const std::string& name);
+  /// Throws c10::Error where no group of that name is registered in this process. "NAME, rank R of N" is the group NAME
+  /// for code that was traced on that rank, and an error on another one: what its rows are depends on the rank.
+  static Domain from_group_name(const std::string& text);
 
   [[nodiscard]] const std::string& name() const;
   [[nodiscard]] int rank() const;
@@ -31,6 +32,7 @@ class Domain {
 
  private:
   Domain(std::shared_ptr<State> state, c10::intrusive_ptr<c10d::ProcessGroup> group);
+  static Domain from_plain_name(const std::string& name);
   std::shared_ptr<State> state_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
 };
