@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graticule.compiling import fixed_shape
 from graticule.domain import Domain
-from graticule.environment import check_mode
+from graticule.environment import check_mode, traced_check_mode
 
 
 def wrapped_dimension(dim: int, x: Tensor, name: str) -> int:
@@ -20,9 +21,9 @@ def wrapped_dimension(dim: int, x: Tensor, name: str) -> int:
 
 
 def _compare_in_check_mode(name: str, x: Tensor, dim: int, domain: Domain, arguments: Any) -> None:
-    if check_mode():
+    if traced_check_mode() if torch.compiler.is_compiling() else check_mode():
         sizes = [s for d, s in enumerate(x.shape) if d != dim]
-        torch.ops.graticule.check_equal(name, f"{x.dtype} {sizes} dim {dim} {arguments}", domain.group_name)
+        torch.ops.graticule.check_equal(name, f"{x.dtype} {sizes} dim {dim} {arguments}", domain.op_group)
 
 
 def gather_rows(
@@ -60,12 +61,13 @@ def gather_rows(
             where the ranks' arguments differ.
 
     """
+    x = fixed_shape(x)
     lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, x, "gather_rows")
     dim = wrapped_dimension(dim, x, "gather_rows")
     within = Domain.of(domain)
     rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
     _compare_in_check_mode("gather_rows", x, dim, within, rest)
-    return torch.ops.graticule.gather_rows(x, *rest, within.group_name)
+    return torch.ops.graticule.gather_rows(x, *rest, within.op_group)
 
 
 def fold_rows(
@@ -84,9 +86,10 @@ def fold_rows(
 
     Arguments and errors are those of gather_rows. All ranks must call.
     """
+    g = fixed_shape(g)
     lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, g, "fold_rows")
     dim = wrapped_dimension(dim, g, "fold_rows")
     within = Domain.of(domain)
     rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
     _compare_in_check_mode("fold_rows", g, dim, within, rest)
-    return torch.ops.graticule.fold_rows(g, *rest, within.group_name)
+    return torch.ops.graticule.fold_rows(g, *rest, within.op_group)

@@ -6,8 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from graticule.compiling import fixed_shape
 from graticule.domain import Domain
 from graticule.domain_parallel.cuts import RowCuts, Rows
 from graticule.domain_parallel.manager import active_domain
@@ -63,7 +65,9 @@ class BorrowingLayer(nn.Module):
         domain = active_domain(self.domain)
         if domain is None:
             return self.wrapped(x, *args)
-        return call_as(self.wrapped, lambda module, *given: self._on_cut(module, domain, *given), x, *args)
+        return call_as(
+            self.wrapped, lambda module, x, *rest: self._on_cut(module, domain, fixed_shape(x), *rest), x, *args
+        )
 
     def _on_cut(self, module: Any, domain: Any, x: Tensor, *args: Any) -> Tensor:
         raise NotImplementedError
@@ -133,11 +137,32 @@ def cut_dimension(shard_dim: int, dims: int, layer: str) -> int:
     return dim
 
 
+def _call_traced(module: nn.Module, forward: Callable[..., Tensor], *args: Any) -> Tensor:
+    """The same in code that torch.compile can trace."""
+    if module._backward_hooks or module._backward_pre_hooks:
+        raise RuntimeError(f"torch.compile of a cut layer over {module}: backward hooks of it are not supported")
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if key in module._forward_pre_hooks_with_kwargs:
+            given = hook(module, args, {})
+            args = args if given is None else given[0]
+        else:
+            given = hook(module, args)
+            args = args if given is None else given if isinstance(given, tuple) else (given,)
+    result = forward(module, *args)
+    for key, hook in list(module._forward_hooks.items()):
+        with_kwargs = key in module._forward_hooks_with_kwargs
+        changed = hook(module, args, {}, result) if with_kwargs else hook(module, args, result)
+        result = result if changed is None else changed
+    return result
+
+
 def call_as(module: nn.Module, forward: Callable[..., Tensor], *args: Any) -> Tensor:
     """Calls `module` with another forward: its hooks and parametrizations run as always, with a module of its class.
 
     What a pre-hook leaves on the module, such as the weight that spectral normalisation computes, is left on it.
     """
+    if torch.compiler.is_dynamo_compiling():
+        return _call_traced(module, forward, *args)
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     before = dict(twin.__dict__)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graticule.compiling import not_in_compiled_code
 from graticule.domain import Domain
 from graticule.domain_parallel.manager import active_domain
 
@@ -26,6 +27,7 @@ def sync_domain_gradients(model: nn.Module, manager: Any = None) -> None:
     domain = active_domain(manager)
     if domain is None:
         return
+    not_in_compiled_code("sync_domain_gradients")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         return

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graticule.compiling import fixed_shape
 from graticule.domain import Domain
 from graticule.domain_parallel.cuts import RowCuts, Rows
 from graticule.domain_parallel.manager import active_domain
@@ -35,12 +36,13 @@ class HaloExchange(nn.Module):
         domain = active_domain(self.domain)
         if domain is None or self.halo_width == 0:
             return x
+        x = fixed_shape(x)
         dim = wrapped_dimension(self.dim, x, "HaloExchange")
-        offsets = self._cuts.offsets(x, dim, domain, self.extra_repr())
+        offsets = self._cuts.offsets(x, dim, domain, self)
         begins = [first - self.halo_width for first in offsets[:-1]]
         ends = [last + self.halo_width for last in offsets[1:]]
         return torch.ops.graticule.gather_rows(
-            x, offsets, begins, ends, "zeros", dim, -1, False, False, domain.group_name
+            x, offsets, begins, ends, "zeros", dim, -1, False, False, domain.op_group
         )
 
     @staticmethod

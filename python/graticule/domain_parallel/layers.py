@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graticule.compiling import fixed_shape
 from graticule.domain import Domain
 from graticule.domain_parallel.borrowed import BorrowingLayer, call_as, cut_dimension, refuse_changed_forward
 from graticule.domain_parallel.cuts import RowCuts, Rows
@@ -107,7 +108,7 @@ class _Conv(_ConvBase):
             self._cuts.offsets(x, dim, domain, self.wrapped),
             [],
             dim,
-            domain.group_name,
+            domain.op_group,
             type(self).__name__,
         )
         return y if batched else y.squeeze(0)
@@ -130,7 +131,7 @@ class _ConvTranspose(_ConvBase):
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
         spatial = len(module.kernel_size)
         x, batched, dim = self._batched(x, spatial, domain)
-        offsets = self._cuts.offsets(x, dim, domain, (self.wrapped, *args))
+        offsets = self._cuts.offsets(x, dim, domain, self.wrapped, *args)
         whole = list(x.shape)
         whole[dim] = offsets[-1]
         # torch's own arithmetic and errors, on a tensor of the whole grid's shape that holds nothing.
@@ -155,7 +156,7 @@ class _ConvTranspose(_ConvBase):
             offsets,
             [],
             dim,
-            domain.group_name,
+            domain.op_group,
             type(self).__name__,
         )
         return y if batched else y.squeeze(0)
@@ -256,7 +257,7 @@ class DomainParallelGroupNorm(BorrowingLayer):
             module.eps,
             self._cuts.offsets(x, dim, domain, self.wrapped),
             dim,
-            domain.group_name,
+            domain.op_group,
             type(self).__name__,
         )
 
@@ -295,7 +296,7 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         x, batched, dim = self._batched(x, 2, domain)
         if dim != 2:
             raise self.error(domain, "a tensor (B, C, H, W) cut along H", f"shard_dim {self.shard_dim}")
-        offsets = self._cuts.offsets(x, dim, domain, (self.wrapped, module.padding))
+        offsets = self._cuts.offsets(x, dim, domain, self.wrapped, module.padding)
 
         def convolve(conv: Any, given: Tensor) -> Tensor:
             before, after = conv_padding(conv)
@@ -314,7 +315,7 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
                 offsets,
                 [],
                 dim,
-                domain.group_name,
+                domain.op_group,
                 type(self).__name__,
             )
 
@@ -373,6 +374,7 @@ class DomainParallelInterpolate(nn.Module):
                 self.recompute_scale_factor,
                 self.antialias,
             )
+        x = fixed_shape(x)
         dim = cut_dimension(self.shard_dim, x.dim(), "DomainParallelInterpolate")
         spatial = x.dim() - 2
         return torch.ops.graticule.interpolate(
@@ -383,10 +385,10 @@ class DomainParallelInterpolate(nn.Module):
             self.align_corners,
             self.recompute_scale_factor,
             self.antialias,
-            self._cuts.offsets(x, dim, domain, self.extra_repr()),
+            self._cuts.offsets(x, dim, domain, self),
             [],
             dim,
-            domain.group_name,
+            domain.op_group,
             "DomainParallelInterpolate",
         )
 

@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from graticule.domain import Domain
@@ -48,6 +49,7 @@ class DomainParallelManager:
         self._domain_group = self._make_groups(
             [list(range(first, first + domain_parallel_size)) for first in range(0, world_size, domain_parallel_size)]
         )
+        self._domain = Domain.of(self._domain_group)
         self._data_parallel_group = self._make_groups(
             [list(range(place, world_size, domain_parallel_size)) for place in range(domain_parallel_size)]
         )
@@ -63,7 +65,7 @@ class DomainParallelManager:
     @property
     def domain(self) -> Domain:
         """The domain of this rank."""
-        return Domain.of(self._domain_group)
+        return self._domain
 
     @property
     def domain_group(self) -> Any:
@@ -141,7 +143,8 @@ def plain_layers() -> Iterator[None]:
 
 def active_domain(given: Any) -> Domain | None:
     """The domain to work over: the given one, else the process-wide manager's. None: there is none, or of one rank."""
-    if _plain.get():
+    # Nothing that torch.compile traces runs within plain_layers, and it cannot trace a context variable.
+    if not torch.compiler.is_dynamo_compiling() and _plain.get():
         return None
     source = given if given is not None else _manager
     if source is None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graticule.compiling import not_in_compiled_code
 from graticule.domain_parallel.manager import active_domain
 from graticule.exchange import wrapped_dimension
 
@@ -36,6 +37,7 @@ def gather_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     domain = active_domain(manager)
     if domain is None:
         return x
+    not_in_compiled_code("gather_tensor")
     dim = wrapped_dimension(dim, x, "gather_tensor")
     offsets = list(torch.ops.graticule.row_offsets(x.shape[dim], domain.group_name, "gather_tensor"))
     begins = [0] * domain.size
