@@ -172,14 +172,16 @@ Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, La
 
 std::vector<at::Tensor> Gather::finish_parts() {
   const int64_t dim = layout_.dim;
-  const at::TensorOptions options = x_.options().memory_format(memory_format(x_));
-  std::vector<at::Tensor> results;
-  results.reserve(plan_->parts.size());
-  for (size_t part = 0; part < plan_->parts.size(); ++part) {
-    results.push_back(at::empty(with_rows(x_.sizes(), dim, plan_->result(static_cast<int>(part)).size()), options));
-  }
+  std::vector<at::Tensor> results(plan_->parts.size());
+  const auto result_of = [&](int part) -> const at::Tensor& {
+    if (!results[part].defined()) {
+      results[part] = at::empty(with_rows(x_.sizes(), dim, plan_->result(part).size()),
+                                x_.options().memory_format(memory_format(x_)));
+    }
+    return results[part];
+  };
   for (const Segment& segment : plan_->local) {
-    const at::Tensor& result = results[segment.part];
+    const at::Tensor& result = result_of(segment.part);
     const int64_t row = segment.wanted - plan_->result(segment.part).begin;
     if (segment.owner < 0) {
       clear_rows(result, row, segment.count, dim);
@@ -191,8 +193,12 @@ std::vector<at::Tensor> Gather::finish_parts() {
   }
   pending_.wait();
   for (size_t i = 0; i < received_.size(); ++i) {
+    if (const auto whole = as_whole_part(plan_->receives[i], received_[i])) {
+      results[plan_->receives[i].segments[0].part] = *whole;
+      continue;
+    }
     for_each_segment(plan_->receives[i], received_[i], [&](const Segment& segment, const at::Tensor& message) {
-      const at::Tensor& result = results[segment.part];
+      const at::Tensor& result = result_of(segment.part);
       if (is_plain(segment)) {
         unpack_rows(message, result, segment.wanted - plan_->result(segment.part).begin, segment.count, dim);
       } else {
@@ -200,7 +206,16 @@ std::vector<at::Tensor> Gather::finish_parts() {
       }
     });
   }
+  for (size_t part = 0; part < results.size(); ++part) result_of(static_cast<int>(part));
   return results;
+}
+
+std::optional<at::Tensor> Gather::as_whole_part(const PeerSegments& peer, const at::Tensor& message) const {
+  const Segment& segment = peer.segments[0];
+  if (peer.segments.size() != 1 || !is_plain(segment) || segment.count != plan_->result(segment.part).size()) return {};
+  if (memory_format(x_) != at::MemoryFormat::Contiguous) return {};
+  at::Tensor moved = message.movedim(0, layout_.dim);
+  return moved.is_contiguous() ? std::optional(moved) : std::nullopt;
 }
 
 at::Tensor Gather::finish() { return finish_parts().front(); }

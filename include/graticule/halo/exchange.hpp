@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,10 @@ class Gather {
   std::vector<at::Tensor> finish_parts();
 
  private:
+  /// The message itself, where it is a whole part as that part must lie: one row, say.
+  [[nodiscard]] std::optional<at::Tensor> as_whole_part(const rows::PeerSegments& peer,
+                                                        const at::Tensor& message) const;
+
   std::shared_ptr<const rows::ExchangePlan> plan_;
   Layout layout_;
   at::Tensor x_;
