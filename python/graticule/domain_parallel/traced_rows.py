@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 from typing import Any
 
@@ -46,7 +47,12 @@ class TracedRows:
         values = [*args, *kwargs.values()]
         likes = [_like(value) if isinstance(value, Tensor) else None for value in values]
         others = [None if isinstance(value, Tensor) else value for value in values]
-        _find_rows(self, model, names, likes, others)
+        if torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():
+            # What torch.export records is recorded in this thread, and these shapes are no part of it.
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                thread.submit(self.find, model, names, likes, others).result()
+        else:
+            _find_rows(self, model, names, likes, others)
 
     def find(self, model: nn.Module, names: list[str | None], likes: list[_Like | None], others: list[Any]) -> None:
         """Traces once, from the call's arguments: named or not, each a tensor like this or another value."""

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -324,6 +325,26 @@ def check_shapes_that_change(domain: Domain) -> None:
             assert relative(body(x), layer(x)) == 0
 
 
+def check_export(domain: Domain, reports: Domain) -> None:
+    """A converted model as an exported program, saved and loaded."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.GroupNorm(2, 4), PeriodicConv2d(4, 2, 3)
+    )
+    x = own_rows(torch.randn(1, 2, ROWS, 6, dtype=torch.float64), 2, domain)
+    serial = model.double()
+    for strict in (False, True):
+        model = convert_to_domain_parallel(copy.deepcopy(serial), domain, rows=ROWS)
+        file = io.BytesIO()
+        torch.export.save(torch.export.export(model, (x,), strict=strict), file)
+        file.seek(0)
+        loaded = torch.export.load(file).module()
+        with torch.no_grad():
+            expected = same_everywhere(exchanges(functools.partial(model, x)), reports)
+            assert exchanges(functools.partial(loaded, x)) == expected
+            assert relative(loaded(x), model(x)) < 1e-14
+
+
 def check_half_types_and_formats(domain: Domain) -> None:
     """Autocast and channels_last, as eager has them."""
     model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.Conv2d(16, 8, 3, 2, 1))
@@ -368,6 +389,7 @@ def main() -> None:
         "model": lambda: check_model(domain, reports),
         "rows": lambda: check_unknown_rows(domain, reports),
         "shapes": lambda: check_shapes_that_change(domain),
+        "export": lambda: check_export(domain, reports),
         "formats": lambda: check_half_types_and_formats(domain),
         # An error ends a domain.
         "check": lambda: check_check_mode(doomed, reports),
