@@ -134,8 +134,7 @@ AxisTaps axis_taps(const ResamplingKey& key, int64_t input, int64_t output, at::
   return taps;
 }
 
-AxisTaps column_taps(ResamplingKey key, at::Device device) {
-  const Across across = *key.across;
+AxisTaps column_taps(ResamplingKey key, const Across& across, at::Device device) {
   key.dim = 3;
   key.scale = across.scale;
   return axis_taps(key, across.input, across.output, device);
@@ -247,7 +246,7 @@ ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const
                 rank, facts_of(key, input, output, "backward"))};
   if (!key.across.has_value()) return plan;
   const Across across = *key.across;
-  const AxisTaps columns = column_taps(key, device);
+  const AxisTaps columns = column_taps(key, across, device);
   add_columns(plan.forward, table_of(columns.forward, {0, across.output}), across.input,
               table_of(taps.forward, {0, output.rows()}));
   add_columns(plan.adjoint, transposed_table_of(columns.adjoint, {0, across.input}), across.output,

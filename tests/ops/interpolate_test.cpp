@@ -246,7 +246,7 @@ TEST(Interpolate, SendsOnlyTheRowsThatOthersNeed) {
     const at::Tensor x = at::ones({1, 3, 8, 6}, at::kFloat);
     interpolate(x, {.size = {32, 12}, .mode = "bilinear"}, {{0, 8, 16}, {}, 2, domain.name(), "Interpolate"});
   });
-  EXPECT_EQ(comm::bytes_sent() - before, 2 * 3 * 6 * sizeof(float));
+  EXPECT_EQ(comm::bytes_sent() - before, sizeof(float) * 2 * 3 * 6);
 }
 
 TEST(Interpolate, TellsTheShapeOfAPlane) {
