@@ -8,9 +8,11 @@
 #include <utility>
 
 #include "comm/announcements.hpp"
+#include "comm/buffer_pool.hpp"
 #include "comm/domain_state.hpp"
 #include "comm/failure.hpp"
 #include "comm/message_header.hpp"
+#include "comm/moved_by_calls.hpp"
 #include "comm/reason.hpp"
 #include "comm/traffic.hpp"
 
@@ -56,9 +58,10 @@ uint64_t messages_sent() { return sent_messages; }
 
 at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape) {
   const int64_t values = c10::multiply_integers(shape) * static_cast<int64_t>(options.dtype().itemsize());
-  const at::TensorOptions bytes = options.dtype(at::kByte).memory_format(std::nullopt).requires_grad(false);
-  if (!options.device().is_cpu()) return at::empty({values}, bytes);
-  at::Tensor buffer = at::empty({header_bytes + values}, bytes);
+  if (!options.device().is_cpu()) {
+    return at::empty({values}, options.dtype(at::kByte).memory_format(std::nullopt).requires_grad(false));
+  }
+  at::Tensor buffer = take_buffer(header_bytes + values);
   std::memset(buffer.mutable_data_ptr(), 0, header_bytes);
   MessageHeader& header = header_of(buffer);
   header.tag = tag.hash;
@@ -67,11 +70,11 @@ at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, 
 }
 
 // One tensor over the buffer's memory; three views of it would cost as much as a small message.
-at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape) {
+at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape, int64_t first) {
   const int64_t skip = has_header(buffer) ? header_bytes : 0;
   at::Tensor values = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(buffer.storage()), buffer.key_set(),
                                                                c10::scalarTypeToTypeMeta(dtype));
-  values.unsafeGetTensorImpl()->set_storage_offset(skip / static_cast<int64_t>(c10::elementSize(dtype)));
+  values.unsafeGetTensorImpl()->set_storage_offset(skip / static_cast<int64_t>(c10::elementSize(dtype)) + first);
   values.unsafeGetTensorImpl()->set_sizes_contiguous(shape);
   return values;
 }
@@ -149,6 +152,12 @@ void PendingExchange::wait() {
     }
   }
   works_.clear();
+}
+
+void PendingExchange::keep_moving() {
+  for (const auto& work : works_) {
+    if (auto* const moving = dynamic_cast<MovedByCalls*>(work.get())) moving->keep_moving();
+  }
 }
 
 std::string PendingExchange::work_text(size_t i) const {

@@ -21,15 +21,6 @@ std::vector<int64_t> with_rows(at::IntArrayRef sizes, int64_t dim, int64_t count
   return result;
 }
 
-// Shape of a message: rows outermost, the other dimensions in their order.
-std::vector<int64_t> message_shape(at::IntArrayRef sizes, int64_t dim, int64_t count) {
-  std::vector<int64_t> result{count};
-  for (int64_t d = 0; d < static_cast<int64_t>(sizes.size()); ++d) {
-    if (d != dim) result.push_back(sizes[d]);
-  }
-  return result;
-}
-
 bool has_pole(const ExchangePlan& plan) {
   return plan.boundary == rows::Boundary::pole_on_row || plan.boundary == rows::Boundary::pole_between;
 }
@@ -76,18 +67,17 @@ comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, cons
 // Whether the rows are taken as they are.
 bool is_plain(const Segment& segment) { return segment.step == 1 && !segment.across_pole; }
 
-// A run of source rows, rows outermost, as the wanted rows that the segment makes of them.
+// A run of source rows as the wanted rows that the segment makes of them.
 at::Tensor apply(const Segment& segment, at::Tensor source, const Layout& layout) {
   if (segment.step == 0) {
     std::vector<int64_t> sizes = source.sizes().vec();
-    sizes[0] = segment.count;
+    sizes[layout.dim] = segment.count;
     source = source.expand(sizes);
   } else if (segment.step < 0) {
-    source = source.flip(0);
+    source = source.flip(layout.dim);
   }
   if (segment.across_pole) {
-    const int64_t lon_dim = layout.lon_dim < layout.dim ? layout.lon_dim + 1 : layout.lon_dim;
-    source = source.roll(source.size(lon_dim) / 2, lon_dim);
+    source = source.roll(source.size(layout.lon_dim) / 2, layout.lon_dim);
     if (layout.flip_sign) source = source.neg();
   }
   return source;
@@ -96,33 +86,34 @@ at::Tensor apply(const Segment& segment, at::Tensor source, const Layout& layout
 // The adjoint of apply.
 at::Tensor apply_adjoint(const Segment& segment, at::Tensor wanted, const Layout& layout) {
   if (segment.across_pole) {
-    const int64_t lon_dim = layout.lon_dim < layout.dim ? layout.lon_dim + 1 : layout.lon_dim;
-    wanted = wanted.roll(-(wanted.size(lon_dim) / 2), lon_dim);
+    wanted = wanted.roll(-(wanted.size(layout.lon_dim) / 2), layout.lon_dim);
     if (layout.flip_sign) wanted = wanted.neg();
   }
-  if (segment.step == 0) return wanted.sum(0, /*keepdim=*/true);
-  return segment.step < 0 ? wanted.flip(0) : wanted;
+  if (segment.step == 0) return wanted.sum(layout.dim, /*keepdim=*/true);
+  return segment.step < 0 ? wanted.flip(layout.dim) : wanted;
 }
 
 at::Tensor wanted_rows(const at::Tensor& t, const Segment& segment, const ExchangePlan& plan, int64_t dim) {
-  return t.narrow(dim, segment.wanted - plan.result(segment.part).begin, segment.count).movedim(dim, 0);
+  return t.narrow(dim, segment.wanted - plan.result(segment.part).begin, segment.count);
 }
 
 at::Tensor owned_rows(const at::Tensor& t, const Segment& segment, const ExchangePlan& plan, int64_t dim) {
   const rows::Interval source = segment.source_rows();
-  return t.narrow(dim, source.begin - plan.owned().begin, source.size()).movedim(dim, 0);
+  return t.narrow(dim, source.begin - plan.owned().begin, source.size());
 }
 
 using Pack = std::function<void(const Segment&, const at::Tensor& rows)>;
 
-// Calls `use` with each segment of each peer and its rows of the message.
-void for_each_segment(const PeerSegments& peer, const at::Tensor& message, const Pack& use) {
-  if (peer.segments.size() == 1) return use(peer.segments[0], message);
-  int64_t at_row = 0;
+// Calls `use` with each segment of a message and its rows. They lie one after the other, each contiguous, with rows in
+// their place among the dimensions.
+void for_each_segment(const PeerSegments& peer, const at::Tensor& buffer, const at::Tensor& like, int64_t dim,
+                      const Pack& use) {
+  int64_t values = 0;
   for (const Segment& segment : peer.segments) {
-    const int64_t count = segment.source_rows().size();
-    use(segment, message.narrow(0, at_row, count));
-    at_row += count;
+    const at::Tensor rows =
+        comm::payload(buffer, like.scalar_type(), with_rows(like.sizes(), dim, segment.source_rows().size()), values);
+    use(segment, rows);
+    values += rows.numel();
   }
 }
 
@@ -135,20 +126,20 @@ struct Messages {
 // One message to each of `to`, packed by `pack`, and room for one from each of `from`.
 Messages make_messages(const at::Tensor& t, int64_t dim, const comm::MessageTag& tag,
                        const std::vector<PeerSegments>& to, const std::vector<PeerSegments>& from, const Pack& pack) {
+  const auto make_buffer = [&](const PeerSegments& peer) {
+    return comm::make_buffer(tag, t.options(), with_rows(t.sizes(), dim, peer.rows));
+  };
   Messages messages;
   messages.receives.reserve(from.size());
   messages.received.reserve(from.size());
   messages.sends.reserve(to.size());
   for (const PeerSegments& peer : from) {
-    const auto shape = message_shape(t.sizes(), dim, peer.rows);
-    at::Tensor buffer = comm::make_buffer(tag, t.options(), shape);
-    messages.received.push_back(comm::payload(buffer, t.scalar_type(), shape));
-    messages.receives.push_back({peer.peer, std::move(buffer)});
+    messages.received.push_back(make_buffer(peer));
+    messages.receives.push_back({peer.peer, messages.received.back()});
   }
   for (const PeerSegments& peer : to) {
-    const auto shape = message_shape(t.sizes(), dim, peer.rows);
-    at::Tensor buffer = comm::make_buffer(tag, t.options(), shape);
-    for_each_segment(peer, comm::payload(buffer, t.scalar_type(), shape), pack);
+    at::Tensor buffer = make_buffer(peer);
+    for_each_segment(peer, buffer, t, dim, pack);
     messages.sends.push_back({peer.peer, std::move(buffer)});
   }
   return messages;
@@ -164,7 +155,7 @@ Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, La
       make_messages(x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends, plan_->receives,
                     [&](const Segment& segment, const at::Tensor& message) {
                       const rows::Interval source = segment.source_rows();
-                      pack_rows(x, source.begin - plan_->owned().begin, source.size(), layout.dim, message);
+                      copy_rows(x, source.begin - plan_->owned().begin, message, 0, source.size(), layout.dim);
                     });
   received_ = std::move(messages.received);
   pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), std::move(what));
@@ -197,10 +188,10 @@ std::vector<at::Tensor> Gather::finish_parts() {
       results[plan_->receives[i].segments[0].part] = *whole;
       continue;
     }
-    for_each_segment(plan_->receives[i], received_[i], [&](const Segment& segment, const at::Tensor& message) {
+    for_each_segment(plan_->receives[i], received_[i], x_, dim, [&](const Segment& segment, const at::Tensor& message) {
       const at::Tensor& result = result_of(segment.part);
       if (is_plain(segment)) {
-        unpack_rows(message, result, segment.wanted - plan_->result(segment.part).begin, segment.count, dim);
+        copy_rows(message, 0, result, segment.wanted - plan_->result(segment.part).begin, segment.count, dim);
       } else {
         wanted_rows(result, segment, *plan_, dim).copy_(apply(segment, message, layout_));
       }
@@ -210,13 +201,14 @@ std::vector<at::Tensor> Gather::finish_parts() {
   return results;
 }
 
-std::optional<at::Tensor> Gather::as_whole_part(const PeerSegments& peer, const at::Tensor& message) const {
+std::optional<at::Tensor> Gather::as_whole_part(const PeerSegments& peer, const at::Tensor& buffer) const {
   const Segment& segment = peer.segments[0];
   if (peer.segments.size() != 1 || !is_plain(segment) || segment.count != plan_->result(segment.part).size()) return {};
   if (memory_format(x_) != at::MemoryFormat::Contiguous) return {};
-  at::Tensor moved = message.movedim(0, layout_.dim);
-  return moved.is_contiguous() ? std::optional(moved) : std::nullopt;
+  return comm::payload(buffer, x_.scalar_type(), with_rows(x_.sizes(), layout_.dim, segment.count));
 }
+
+void Gather::keep_moving() { pending_.keep_moving(); }
 
 at::Tensor Gather::finish() { return finish_parts().front(); }
 
@@ -245,7 +237,7 @@ at::Tensor Fold::finish() {
   }
   pending_.wait();
   for (size_t i = 0; i < received_.size(); ++i) {
-    for_each_segment(plan_->sends[i], received_[i], [&](const Segment& segment, const at::Tensor& message) {
+    for_each_segment(plan_->sends[i], received_[i], g_, dim, [&](const Segment& segment, const at::Tensor& message) {
       owned_rows(result, segment, *plan_, dim).add_(message);
     });
   }

@@ -46,13 +46,6 @@ std::optional<RowBlocks> row_blocks(const at::Tensor& t, int64_t dim) {
   return result;
 }
 
-// Nothing, where rows do not follow each other in memory in the order in which a message holds them.
-std::optional<RowBlocks> packable(const at::Tensor& t, int64_t count, int64_t dim) {
-  auto blocks = row_blocks(t, dim);
-  if (!blocks || blocks->channels_innermost || count * blocks->blocks * blocks->row_bytes > most_bytes) return {};
-  return blocks;
-}
-
 }  // namespace
 
 void copy_rows(const at::Tensor& from, int64_t from_row, const at::Tensor& to, int64_t to_row, int64_t count,
@@ -67,34 +60,6 @@ void copy_rows(const at::Tensor& from, int64_t from_row, const at::Tensor& to, i
     return;
   }
   to.narrow(dim, to_row, count).copy_(from.narrow(dim, from_row, count));
-}
-
-void pack_rows(const at::Tensor& t, int64_t row, int64_t count, int64_t dim, const at::Tensor& message) {
-  const auto source = packable(t, count, dim);
-  if (!source || !message.is_contiguous()) {
-    message.copy_(t.narrow(dim, row, count).movedim(dim, 0));
-    return;
-  }
-  auto* to = static_cast<char*>(message.mutable_data_ptr());
-  for (int64_t i = row; i < row + count; ++i) {
-    for (int64_t block = 0; block < source->blocks; ++block, to += source->row_bytes) {
-      std::memcpy(to, source->at(block, i), source->row_bytes);
-    }
-  }
-}
-
-void unpack_rows(const at::Tensor& message, const at::Tensor& t, int64_t row, int64_t count, int64_t dim) {
-  const auto target = packable(t, count, dim);
-  if (!target || !message.is_contiguous()) {
-    t.narrow(dim, row, count).movedim(dim, 0).copy_(message);
-    return;
-  }
-  const auto* from = static_cast<const char*>(message.const_data_ptr());
-  for (int64_t i = row; i < row + count; ++i) {
-    for (int64_t block = 0; block < target->blocks; ++block, from += target->row_bytes) {
-      std::memcpy(target->at(block, i), from, target->row_bytes);
-    }
-  }
 }
 
 void clear_rows(const at::Tensor& t, int64_t row, int64_t count, int64_t dim) {

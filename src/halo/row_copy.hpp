@@ -14,12 +14,6 @@ namespace graticule::halo {
 void copy_rows(const at::Tensor& from, int64_t from_row, const at::Tensor& to, int64_t to_row, int64_t count,
                int64_t dim);
 
-/// Packs rows [row, row + count) of t into `message`, which holds them outermost and contiguous.
-void pack_rows(const at::Tensor& t, int64_t row, int64_t count, int64_t dim, const at::Tensor& message);
-
-/// The inverse of pack_rows.
-void unpack_rows(const at::Tensor& message, const at::Tensor& t, int64_t row, int64_t count, int64_t dim);
-
 /// Zeros in rows [row, row + count).
 void clear_rows(const at::Tensor& t, int64_t row, int64_t count, int64_t dim);
 

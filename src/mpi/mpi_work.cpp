@@ -28,11 +28,14 @@ std::mutex& mpi_mutex() {
 }
 
 MpiWork::MpiWork(std::vector<MPI_Request> requests, std::vector<at::Tensor> tensors, std::function<void()> finish)
-    : requests_(std::move(requests)), tensors_(std::move(tensors)), finish_(std::move(finish)) {
+    : requests_(std::move(requests)), tensors_(std::move(tensors)), finish_(std::move(finish)) {}
+
+void MpiWork::keep_moving() {
   uint64_t bytes = 0;
   for (const at::Tensor& tensor : tensors_) bytes += tensor.nbytes();
-  moving_ = bytes > most_eager_bytes;
-  if (moving_) keep_moving(*this);
+  if (moving_ || done_ || bytes <= static_cast<uint64_t>(most_eager_bytes)) return;
+  moving_ = true;
+  mpi::keep_moving(*this);
 }
 
 MpiWork::~MpiWork() {

@@ -75,6 +75,7 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const Bias
     const auto [y, begin] = output_strip(c, window, strips.before_needs, bias, strips.before);
     return in_format_of_whole(crop(y, c.dim, begin, c.output), x, weight, options, window_options(options, c.dim));
   }
+  gather.keep_moving();
   const ConvolutionOptions local = fitted_options(options, c.plan->fit, c.dim);
   at::Tensor y = run_convolution(x, weight, bias, local);
   close_columns(c, y, x, bias);

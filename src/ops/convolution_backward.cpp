@@ -169,6 +169,7 @@ void add_border_across(const ConvolutionCall& c, ConvolutionGradients& result, c
 
 ConvolutionGradients backward_in_place(const ConvolutionCall& c, halo::Gather& gather, const at::Tensor& grad,
                                        const at::Tensor& x, std::array<bool, 3> wanted) {
+  gather.keep_moving();
   ConvolutionGradients result =
       run_convolution_backward(grad, x, c.weight, fitted_options(c.options, c.plan->fit, c.dim), wanted);
   add_border_across(c, result, grad, x, wanted);

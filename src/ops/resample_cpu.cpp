@@ -294,6 +294,7 @@ at::Tensor resample_on_cpu(const at::Tensor& tensor, const Resampling& r, at::Me
                            const ResampleCall& call) {
   const at::Tensor t = tensor.contiguous(format);
   halo::Gather outside(t, r.outside, {call.dim}, call.domain, call.layer, r.facts);
+  outside.keep_moving();
   at::Tensor result = at::empty(resampled_sizes(t.sizes(), r, call.dim), t.options().memory_format(format));
   AT_DISPATCH_FLOATING_TYPES(t.scalar_type(), "resample",
                              [&] { resample<scalar_t>(t, outside, result, r, format, call.dim); });

@@ -283,5 +283,27 @@ TEST(Timeout, IsReadFromTheEnvironmentAtEachCall) {
   });
 }
 
+// Memory comes back only when nobody holds the buffer, a view of its values, or the values as a tensor of their own.
+TEST(Buffer, IsUsedAgainOnceNobodyHoldsIt) {
+  const std::vector<int64_t> shape{100, 100};
+  void* memory = nullptr;
+  {
+    at::Tensor held;
+    {
+      const at::Tensor buffer = make_buffer({1}, at::kFloat, shape);
+      memory = buffer.mutable_data_ptr();
+      held = payload(buffer, at::kFloat, shape);
+      EXPECT_NE(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+    }
+    held.fill_(7);
+    EXPECT_NE(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+    EXPECT_TRUE(at::equal(held, at::full(shape, 7.0)));
+    const at::Tensor view = held.narrow(0, 1, 2);
+    held.reset();
+    EXPECT_NE(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+  }
+  EXPECT_EQ(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+}
+
 }  // namespace
 }  // namespace graticule::comm

@@ -99,6 +99,7 @@ TEST_F(Transport, MovesLargeMessagesWhileTheRanksCompute) {
         receives.push_back({peer, comm::make_buffer({7}, at::kByte, {bytes})});
       }
       auto pending = comm::start_exchange(d, std::move(sends), std::move(receives), "late");
+      pending.keep_moving();
       compute_for(milliseconds(300));
       pending.wait();
     });

@@ -24,8 +24,8 @@ struct MessageTag {
 /// Memory for a message of this shape: bytes, with room for the header on the CPU.
 at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape);
 
-/// The message's values within its buffer.
-at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape);
+/// The message's values within its buffer, from number `first` on.
+at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape, int64_t first = 0);
 
 struct Message {
   int peer = 0;       ///< rank in the domain
@@ -38,6 +38,10 @@ class PendingExchange {
   /// Returns when every message has gone and come. Throws within the domain's timeout where a peer does not answer, has
   /// failed, or sends something else; the domain is dead then on this rank, and its peers are told.
   void wait();
+
+  /// Has the transport move the messages while this thread does other work, where it does not do so by itself. Costs
+  /// more than a short wait: for when the work is long.
+  void keep_moving();
 
  private:
   friend PendingExchange start_exchange(const Domain&, std::vector<Message>, std::vector<Message>, std::string);

@@ -28,7 +28,7 @@ struct Layout {
 /// dtype and sizes beside the cut dimension.
 ///
 /// `x` holds this rank's own rows, plan.owned().size() of them along layout.dim; any strides. The result holds
-/// plan.result().size() rows, in x's memory format. Rows travel outermost, whatever the strides on either side.
+/// plan.result().size() rows, in x's memory format. Rows travel contiguous, whatever the strides on either side.
 /// Throws c10::Error naming `what` for a wrong shape before any message is sent, and within the domain's timeout when a
 /// peer fails or disagrees.
 class Gather {
@@ -37,15 +37,16 @@ class Gather {
   /// must agree on, such as the layer's arguments: a message of other facts is an error at its receiver.
   Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
          std::string what, const comm::Facts& facts = {});
+  /// Has the messages move while this thread does other work: to be called where that takes long.
+  void keep_moving();
   /// Copies what this rank owns, waits for the rest and returns the result: of a plan of one part.
   at::Tensor finish();
   /// The same for every part of the plan.
   std::vector<at::Tensor> finish_parts();
 
  private:
-  /// The message itself, where it is a whole part as that part must lie: one row, say.
-  [[nodiscard]] std::optional<at::Tensor> as_whole_part(const rows::PeerSegments& peer,
-                                                        const at::Tensor& message) const;
+  /// The message's values as they came, where they are a whole part as it must lie.
+  [[nodiscard]] std::optional<at::Tensor> as_whole_part(const rows::PeerSegments& peer, const at::Tensor& buffer) const;
 
   std::shared_ptr<const rows::ExchangePlan> plan_;
   Layout layout_;
