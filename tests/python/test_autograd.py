@@ -123,18 +123,27 @@ def op_arguments(domain):
     exchange = (rows, [r - 1 for r in rows[:-1]], [r + 1 for r in rows[1:]], "zeros", 2, -1, False, False, group)
     upper = balanced(11, domain.size)
     resample = ("linear", False, None, False, rows, upper, 2, group, "layer")
+    plane = ("linear", False, None, [4, 6], None, False, rows, upper, group, "layer")
     factor, shift = x(2), x(2)
     mean, rstd = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     norm = (1, 1e-5, rows, 2, group, "layer")
     return {
-        "convolution": (shard, weight, bias, *stencil),
-        "convolution_backward": (gradient.detach(), shard.detach(), weight.detach(), *stencil, [True, True, True]),
+        "convolution": (shard, weight, bias, *stencil, "reflect", "circular"),
+        "convolution_backward": (
+            *(t.detach() for t in (gradient, shard, weight)),
+            *stencil,
+            "reflect",
+            "circular",
+            [True, True, True],
+        ),
         "group_norm_forward": (shard, factor, shift, *norm),
         "group_norm_backward": (shard.detach(), shard.detach(), mean, rstd, factor.detach(), *norm, [True] * 3),
         "gather_rows": (shard, *exchange),
         "fold_rows": (x(1, 2, mine + 2, 4), *exchange),
         "resample_rows": (shard, *resample),
         "resample_rows_adjoint": (x(1, 2, upper[domain.rank + 1] - upper[domain.rank], 4), *resample),
+        "resample_plane": (shard, *plane),
+        "resample_plane_adjoint": (x(1, 2, upper[domain.rank + 1] - upper[domain.rank], 6), *plane),
         "conv": (shard, weight, bias, [1, 1], [1, 1], [1, 1], "zeros", [1, 1], 1, rows, [], 2, group, "layer"),
         "conv_transpose": (shard, x(2, 3, 4, 4), None, [2, 2], [1, 1], [0, 0], [1, 1], 1, rows, [], 2, group, "layer"),
         "periodic_conv": (shard, weight, bias, [1, 1], [0, 0], [1, 1], 1, "zeros", [1, 1], rows, [], 2, group, "layer"),
@@ -152,6 +161,8 @@ OP_NAMES = [
     "fold_rows",
     "resample_rows",
     "resample_rows_adjoint",
+    "resample_plane",
+    "resample_plane_adjoint",
     "conv",
     "conv_transpose",
     "periodic_conv",

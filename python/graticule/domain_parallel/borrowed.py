@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from graticule.compiling import fixed_shape
 from graticule.domain import Domain
@@ -63,11 +64,12 @@ class BorrowingLayer(nn.Module):
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """This rank's rows of what the wrapped module gives on the uncut tensor. All ranks of the domain must call."""
         domain = active_domain(self.domain)
+        module = self.wrapped
         if domain is None:
-            return self.wrapped(x, *args)
-        return call_as(
-            self.wrapped, lambda module, x, *rest: self._on_cut(module, domain, fixed_shape(x), *rest), x, *args
-        )
+            return module(x, *args)
+        if _has_no_hooks(module):
+            return self._on_cut(module, domain, fixed_shape(x), *args)
+        return call_as(module, lambda module, x, *rest: self._on_cut(module, domain, fixed_shape(x), *rest), x, *args)
 
     def _on_cut(self, module: Any, domain: Any, x: Tensor, *args: Any) -> Tensor:
         raise NotImplementedError
@@ -135,6 +137,18 @@ def cut_dimension(shard_dim: int, dims: int, layer: str) -> int:
     if not 2 <= dim < dims:
         raise ValueError(f"{layer}: shard_dim {shard_dim} is not a spatial dimension of a tensor of {dims} dimensions")
     return dim
+
+
+def _has_no_hooks(module: nn.Module) -> bool:
+    """Whether a call of `module` is its forward and nothing else."""
+    return not (
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or has_global_hooks()
+        or type(module).__call__ is not nn.Module.__call__
+    )
 
 
 def _call_traced(module: nn.Module, forward: Callable[..., Tensor], *args: Any) -> Tensor:
