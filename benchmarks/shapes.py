@@ -134,16 +134,18 @@ SHAPES = [
         "Conv2d 128->128 k3 + GroupNorm(128,128), 480x720",
         *("conv_group_norm", 128, 128, 480, 720, 3, 1, 1),
         groups=128,
-        scale=Scale(rows=2, columns=2),
+        scale=Scale(columns=4),
     ),
-    _conv("Conv2d 74->64 k4 s2 p1, 960x1440", 74, 64, 960, 1440, 4, 2, 1, scale=Scale(2, 2)),
-    _conv("Conv2d 74->32 k8 s2 p3, 960x1440", 74, 32, 960, 1440, 8, 2, 3, scale=Scale(2, 2)),
+    _conv("Conv2d 74->64 k4 s2 p1, 960x1440", 74, 64, 960, 1440, 4, 2, 1, scale=Scale(columns=4)),
+    _conv("Conv2d 74->32 k8 s2 p3, 960x1440", 74, 32, 960, 1440, 8, 2, 3, scale=Scale(columns=4)),
     _conv(
-        "Conv2d 74->16 k16 s2 p7, 960x1440", 74, 16, 960, 1440, 16, 2, 7, scale=Scale(2, 8), trains_channels_last=False
+        *("Conv2d 74->16 k16 s2 p7, 960x1440", 74, 16, 960, 1440, 16, 2, 7),
+        scale=Scale(1, 8, 2),
+        trains_channels_last=False,
     ),
     _conv(
         *("Conv2d 74->16 k32 s2 p15, 960x1440", 74, 16, 960, 1440, 32, 2, 15),
-        scale=Scale(2, 16),
+        scale=Scale(1, 8, 2),
         trains_channels_last=False,
     ),
     _conv("Conv2d 512->512 k4 s2 p1, 120x180", 512, 512, 120, 180, 4, 2, 1),
@@ -153,7 +155,7 @@ SHAPES = [
         *("Conv3d 74->1024 k=s=(2,4,4), 2x640x1280", 74, 1024, 640, 1280, 4, 4, 0),
         times=2,
         time_kernel=2,
-        scale=Scale(2, 4),
+        scale=Scale(1, 8),
     ),
     Shape("ConvTranspose2d 512->71 k4 s2 p1, 144x192", "conv_transpose", 512, 71, 144, 192, 4, 2, 1),
     Shape(
