@@ -7,8 +7,9 @@ from torch import Tensor
 
 from benchmarks.turns import Contender
 
-# Of the largest value. Float32 rounds at 1.2e-7; parameter gradients are sums of up to a million terms.
-MOST_WRONG = 1e-5
+# Of the largest value. Float32 rounds at 1.2e-7, but PyTorch's own group norm in channels_last is 8e-6 away from its
+# float64 result on 480 x 180 values; parameter gradients are sums of up to a million terms.
+MOST_WRONG = 5e-5
 MOST_WRONG_SUM = 1e-4
 
 

@@ -52,10 +52,10 @@ def serial_layer(shape: Shape) -> nn.Module:
         return PeriodicConv2d(shape.channels, shape.outputs, shape.kernel, shape.padding)
     transposed = shape.layer == "conv_transpose"
     kinds = (nn.ConvTranspose2d, nn.ConvTranspose3d) if transposed else (nn.Conv2d, nn.Conv3d)
-    conv = kinds[shape.dims - 2](shape.channels, shape.outputs, *kernel_of(shape))
-    if shape.layer == "conv_group_norm":
-        return nn.Sequential(conv, nn.GroupNorm(shape.groups, shape.outputs))
-    return conv
+    normed = shape.layer == "conv_group_norm"
+    # A norm takes the mean away, and a bias with it: its gradient would be rounding and nothing else.
+    conv = kinds[shape.dims - 2](shape.channels, shape.outputs, *kernel_of(shape), bias=not normed)
+    return nn.Sequential(conv, nn.GroupNorm(shape.groups, shape.outputs)) if normed else conv
 
 
 def local_layer(module: nn.Module, output_rows: int) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.meeting import Meeting
 
-SHORT_SECONDS = 4.0
+SHORT_SECONDS = 2.0
 
 
 @dataclasses.dataclass
