@@ -1,4 +1,6 @@
 // Group normalisation of a cut tensor against at::group_norm.
+#include "graticule/ops/group_norm.hpp"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
@@ -7,7 +9,6 @@
 #include <limits>
 
 #include "graticule/comm/exchange.hpp"
-#include "graticule/ops/group_norm.hpp"
 #include "ops/group_norm_loops.hpp"
 #include "ops/group_norm_steps.hpp"
 #include "support/compare.hpp"
