@@ -2,9 +2,6 @@
 // time.
 #pragma once
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
-
 #include <cstdint>
 #include <vector>
 
@@ -56,27 +53,14 @@ struct GroupNormLoops {
                          const T* slope, const T* offset);
 };
 
-/// Between the half types and float; narrowing rounds to nearest, ties to even.
-struct HalfLoops {
-  void (*widen_half)(const c10::Half* from, float* to, int64_t n);
-  void (*narrow_half)(const float* from, c10::Half* to, int64_t n);
-  void (*widen_bfloat16)(const c10::BFloat16* from, float* to, int64_t n);
-  void (*narrow_bfloat16)(const float* from, c10::BFloat16* to, int64_t n);
-};
-
 /// One set for each instruction set that this machine has, the widest last.
 template <class T>
 std::vector<const GroupNormLoops<T>*> runnable_group_norm_loops();
-std::vector<const HalfLoops*> runnable_half_loops();
 
 /// The widest.
 template <class T>
 const GroupNormLoops<T>& group_norm_loops() {
   static const GroupNormLoops<T>& loops = *runnable_group_norm_loops<T>().back();
-  return loops;
-}
-inline const HalfLoops& half_loops() {
-  static const HalfLoops& loops = *runnable_half_loops().back();
   return loops;
 }
 

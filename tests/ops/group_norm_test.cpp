@@ -11,6 +11,7 @@
 #include "graticule/comm/exchange.hpp"
 #include "ops/group_norm_loops.hpp"
 #include "ops/group_norm_steps.hpp"
+#include "ops/half_loops.hpp"
 #include "support/compare.hpp"
 
 namespace graticule::ops {
