@@ -5,7 +5,7 @@
 // here.
 //
 // MPI moves large messages only while it is called. With MPI_THREAD_MULTIPLE a thread of the library calls it now and
-// then while such a message is under way, so that halos travel during the local work; it rests otherwise. With a lower
+// then while a layer computes, so that halos travel during the local work; it rests otherwise. With a lower
 // level they travel when they are waited for.
 #pragma once
 
