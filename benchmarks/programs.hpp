@@ -1,6 +1,7 @@
 // What the C++ benchmarks share: quartiles, and a meeting of ranks that leaves the processor to the one that works.
 #pragma once
 
+#include <c10/util/Exception.h>
 #include <mpi.h>
 
 #include <algorithm>
@@ -8,8 +9,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
+#include <exception>
+#include <iostream>
 #include <thread>
 #include <vector>
+
+#include "graticule/mpi/mpi.hpp"
 
 namespace graticule::benchmarks {
 
@@ -51,6 +57,21 @@ inline double largest(double value) {
   gather_ranks();
   MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
   return value;
+}
+
+/// What main returns: runs `run` with the arguments FILE.csv ITERATIONS SMOKE between MPI's begin and end.
+template <typename Run>
+int run_program(int argc, char** argv, const Run& run) {
+  try {
+    TORCH_CHECK_VALUE(argc == 4, "usage: ", argv[0], " FILE.csv ITERATIONS SMOKE");
+    mpi::initialize();
+    run(argv[1], std::atoi(argv[2]), std::atoi(argv[3]) != 0);
+    mpi::finalize();
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+  return 0;
 }
 
 }  // namespace graticule::benchmarks

@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <exception>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -127,14 +126,4 @@ void run(const std::string& path, int iterations, bool smoke) {
 }  // namespace
 }  // namespace graticule::benchmarks
 
-int main(int argc, char** argv) {
-  try {
-    TORCH_CHECK_VALUE(argc == 4, "usage: training_step_benchmark FILE.csv ITERATIONS SMOKE");
-    graticule::mpi::initialize();
-    graticule::benchmarks::run(argv[1], std::atoi(argv[2]), std::atoi(argv[3]) != 0);
-    graticule::mpi::finalize();
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << '\n';
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return graticule::benchmarks::run_program(argc, argv, graticule::benchmarks::run); }

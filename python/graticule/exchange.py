@@ -26,6 +26,29 @@ def _compare_in_check_mode(name: str, x: Tensor, dim: int, domain: Domain, argum
         torch.ops.graticule.check_equal(name, f"{x.dtype} {sizes} dim {dim} {arguments}", domain.op_group)
 
 
+def _exchange(
+    name: str,
+    op: Any,
+    t: Tensor,
+    domain: Any,
+    cut: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    boundary: str,
+    dim: int,
+    lon_dim: int | None,
+    row_on_pole: bool,
+    flip_sign: bool,
+) -> Tensor:
+    """What gather_rows and fold_rows do alike: `cut` holds their offsets, begins and ends."""
+    t = fixed_shape(t)
+    lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, t, name)
+    dim = wrapped_dimension(dim, t, name)
+    within = Domain.of(domain)
+    offsets, begins, ends = cut
+    rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
+    _compare_in_check_mode(name, t, dim, within, rest)
+    return op(t, *rest, within.op_group)
+
+
 def gather_rows(
     x: Tensor,
     domain: Any,
@@ -61,13 +84,10 @@ def gather_rows(
             where the ranks' arguments differ.
 
     """
-    x = fixed_shape(x)
-    lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, x, "gather_rows")
-    dim = wrapped_dimension(dim, x, "gather_rows")
-    within = Domain.of(domain)
-    rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
-    _compare_in_check_mode("gather_rows", x, dim, within, rest)
-    return torch.ops.graticule.gather_rows(x, *rest, within.op_group)
+    cut = (offsets, begins, ends)
+    return _exchange(
+        "gather_rows", torch.ops.graticule.gather_rows, x, domain, cut, boundary, dim, lon_dim, row_on_pole, flip_sign
+    )
 
 
 def fold_rows(
@@ -86,10 +106,7 @@ def fold_rows(
 
     Arguments and errors are those of gather_rows. All ranks must call.
     """
-    g = fixed_shape(g)
-    lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, g, "fold_rows")
-    dim = wrapped_dimension(dim, g, "fold_rows")
-    within = Domain.of(domain)
-    rest = (list(offsets), list(begins), list(ends), boundary, dim, lon, row_on_pole, flip_sign)
-    _compare_in_check_mode("fold_rows", g, dim, within, rest)
-    return torch.ops.graticule.fold_rows(g, *rest, within.op_group)
+    cut = (offsets, begins, ends)
+    return _exchange(
+        "fold_rows", torch.ops.graticule.fold_rows, g, domain, cut, boundary, dim, lon_dim, row_on_pole, flip_sign
+    )

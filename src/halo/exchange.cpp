@@ -7,6 +7,7 @@
 
 #include "graticule/halo/memory_format.hpp"
 #include "halo/row_copy.hpp"
+#include "halo/segment_rows.hpp"
 
 namespace graticule::halo {
 namespace {
@@ -66,32 +67,6 @@ comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, cons
 
 // Whether the rows are taken as they are.
 bool is_plain(const Segment& segment) { return segment.step == 1 && !segment.across_pole; }
-
-// A run of source rows as the wanted rows that the segment makes of them.
-at::Tensor apply(const Segment& segment, at::Tensor source, const Layout& layout) {
-  if (segment.step == 0) {
-    std::vector<int64_t> sizes = source.sizes().vec();
-    sizes[layout.dim] = segment.count;
-    source = source.expand(sizes);
-  } else if (segment.step < 0) {
-    source = source.flip(layout.dim);
-  }
-  if (segment.across_pole) {
-    source = source.roll(source.size(layout.lon_dim) / 2, layout.lon_dim);
-    if (layout.flip_sign) source = source.neg();
-  }
-  return source;
-}
-
-// The adjoint of apply.
-at::Tensor apply_adjoint(const Segment& segment, at::Tensor wanted, const Layout& layout) {
-  if (segment.across_pole) {
-    wanted = wanted.roll(-(wanted.size(layout.lon_dim) / 2), layout.lon_dim);
-    if (layout.flip_sign) wanted = wanted.neg();
-  }
-  if (segment.step == 0) return wanted.sum(layout.dim, /*keepdim=*/true);
-  return segment.step < 0 ? wanted.flip(layout.dim) : wanted;
-}
 
 at::Tensor wanted_rows(const at::Tensor& t, const Segment& segment, const ExchangePlan& plan, int64_t dim) {
   return t.narrow(dim, segment.wanted - plan.result(segment.part).begin, segment.count);

@@ -29,14 +29,14 @@ struct PlanKeyHash {
 template <typename Plan>
 class PlanCache {
  public:
-  /// The plan of that key; `make` gives it where there is none yet.
+  /// The plan of that key; make(key) gives it where there is none yet.
   template <typename Make>
   std::shared_ptr<const Plan> find(PlanKey key, const Make& make) {
     {
       const std::lock_guard lock(mutex_);
       if (const auto found = plans_.find(key); found != plans_.end()) return found->second;
     }
-    std::shared_ptr<const Plan> plan = make();
+    std::shared_ptr<const Plan> plan = make(std::as_const(key));
     const std::lock_guard lock(mutex_);
     if (plans_.size() >= most_plans) plans_.clear();
     return plans_.try_emplace(std::move(key), std::move(plan)).first->second;

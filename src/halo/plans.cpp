@@ -16,8 +16,9 @@ std::shared_ptr<const rows::ExchangePlan> find_plan(const rows::Partition& parti
     key.push_back(interval.begin);
     key.push_back(interval.end);
   }
-  return plans.find(std::move(key),
-                    [&]() { return std::make_shared<const rows::ExchangePlan>(partition, wanted, boundary, rank); });
+  return plans.find(std::move(key), [&](const PlanKey&) {
+    return std::make_shared<const rows::ExchangePlan>(partition, wanted, boundary, rank);
+  });
 }
 
 }  // namespace graticule::halo

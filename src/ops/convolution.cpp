@@ -40,11 +40,9 @@ void close_columns(const ConvolutionCall& c, at::Tensor& y, const at::Tensor& x,
   if (!c.bordered_across()) return;
   for (int64_t d = 2; d < x.dim(); ++d) {
     if (d == c.dim) continue;
-    const Interval all{0, y.size(d)};
-    const rows::Seams seams =
-        rows::coarse_seams(stencil(c.options, c.weight, d), all, {0, x.size(d)}, x.size(d), /*bordered=*/true);
+    const rows::Seams seams = c.edge_columns(d);
     overwrite_columns(c, y, x, bias, d, seams.before);
-    overwrite_columns(c, y, x, bias, d, {std::max(seams.after.begin, seams.before.end), all.end});
+    overwrite_columns(c, y, x, bias, d, {std::max(seams.after.begin, seams.before.end), seams.after.end});
   }
 }
 

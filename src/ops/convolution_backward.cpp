@@ -158,9 +158,7 @@ void add_border_across(const ConvolutionCall& c, ConvolutionGradients& result, c
   if (!c.bordered_across()) return;
   for (int64_t d = 2; d < x.dim(); ++d) {
     if (d == c.dim || c.options.padding[d - 2] == 0) continue;
-    const Interval all{0, grad.size(d)};
-    const rows::Seams seams =
-        rows::coarse_seams(stencil(c.options, c.weight, d), all, {0, x.size(d)}, x.size(d), /*bordered=*/true);
+    const rows::Seams seams = c.edge_columns(d);
     const Interval padded = c.padded_columns(d);
     add_columns(c, result, grad, x, d, {padded.begin, 0}, seams.before, wanted);
     add_columns(c, result, grad, x, d, {x.size(d), padded.end}, seams.after, wanted);

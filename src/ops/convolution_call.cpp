@@ -40,6 +40,11 @@ at::Tensor ConvolutionCall::bordered(at::Tensor t, int64_t first) const {
   return t;
 }
 
+rows::Seams ConvolutionCall::edge_columns(int64_t d) const {
+  return rows::coarse_seams(stencil(options, weight, d), {0, out_sizes[d]}, {0, x_sizes[d]}, x_sizes[d],
+                            /*bordered=*/true);
+}
+
 at::Tensor ConvolutionCall::without_border(at::Tensor g, int64_t first) const {
   if (!bordered_across()) return g;
   for (int64_t d = first; d < g.dim(); ++d) {

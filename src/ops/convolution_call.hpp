@@ -44,6 +44,8 @@ struct ConvolutionCall {
   [[nodiscard]] halo::Gather start(const at::Tensor& t, const Strips& strips, const char* direction) const;
   /// t, of x's columns, with the border that is more than zeros around it, in dimensions from `first` on but the cut.
   [[nodiscard]] at::Tensor bordered(at::Tensor t, int64_t first = 2) const;
+  /// Of all output columns of dimension d, those whose windows reach over an edge of x.
+  [[nodiscard]] rows::Seams edge_columns(int64_t d) const;
   /// The adjoint: takes gradients of bordered columns.
   [[nodiscard]] at::Tensor without_border(at::Tensor g, int64_t first = 2) const;
 };

@@ -4,6 +4,7 @@
 
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/rows/exchange_plan.hpp"
+#include "halo/segment_rows.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -29,8 +30,7 @@ at::Tensor extended_rows(const at::Tensor& t, const HeldRows& place, rows::Inter
       target.zero_();
       continue;
     }
-    const at::Tensor source = source_of(t, place, segment);
-    target.copy_(segment.step < 0 ? source.flip(place.dim) : source);  // one repeated row is broadcast
+    target.copy_(halo::apply(segment, source_of(t, place, segment), {place.dim}));
   }
   return result;
 }
@@ -40,12 +40,7 @@ void fold_rows_into(at::Tensor& t, const HeldRows& place, const at::Tensor& part
   for (const rows::Segment& segment : segments_of(place, wanted, boundary)) {
     if (segment.owner < 0) continue;
     const at::Tensor values = part.narrow(place.dim, segment.wanted - wanted.begin, segment.count);
-    at::Tensor target = source_of(t, place, segment);
-    if (segment.step == 0) {
-      target.add_(values.sum(place.dim, /*keepdim=*/true));
-    } else {
-      target.add_(segment.step < 0 ? values.flip(place.dim) : values);
-    }
+    source_of(t, place, segment).add_(halo::apply_adjoint(segment, values, {place.dim}));
   }
 }
 

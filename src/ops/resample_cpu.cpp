@@ -1,11 +1,11 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "graticule/halo/exchange.hpp"
+#include "ops/parallel_tasks.hpp"
 #include "ops/resample.hpp"
 #include "ops/resample_loops.hpp"
 
@@ -18,8 +18,6 @@ using rows::Interval;
 constexpr int64_t shortest_row = 16;
 // Bytes of one working buffer, which is to stay in the second cache: shorter rows are not tiled.
 constexpr int64_t buffer_bytes = 262144;
-// Values that make a thread's while.
-constexpr int64_t grain_values = 32768;
 
 // A dense tensor of three dimensions: `outer` x rows x `inner`, and inner = columns x unit.
 struct Geometry {
@@ -200,8 +198,8 @@ void run_rows(const Resampling& r, const Source<T>& source, Geometry from, Geome
   const int64_t items = from.outer * rows.size();
   if (items == 0 || to.inner() == 0) return;
   const int64_t work = std::max(from.inner(), to.inner());
-  at::parallel_for(0, items, std::max<int64_t>(1, grain_values / std::max<int64_t>(work, 1)),
-                   [&](int64_t begin, int64_t end) { Pass<T>(r, source, from, to, result).run(begin, end, rows); });
+  for_tasks(items, work,
+            [&](int64_t begin, int64_t end) { Pass<T>(r, source, from, to, result).run(begin, end, rows); });
 }
 
 // Rows of few values: the rows of one outer index make a line, put together where not all are this rank's.
@@ -258,8 +256,7 @@ template <typename T>
 void run_lines(const Resampling& r, const Source<T>& source, int64_t outer, T* result) {
   if (r.rows.size() == 0 || source.inner == 0) return;
   const int64_t work = std::max(r.needed().size(), r.rows.size()) * source.inner;
-  at::parallel_for(0, outer, std::max<int64_t>(1, grain_values / work),
-                   [&](int64_t begin, int64_t end) { LinePass<T>(r, source, result).run(begin, end); });
+  for_tasks(outer, work, [&](int64_t begin, int64_t end) { LinePass<T>(r, source, result).run(begin, end); });
 }
 
 template <typename T>

@@ -292,7 +292,7 @@ halo::PlanKey words_of(const ResamplingKey& key, at::IntArrayRef in_offsets, at:
 std::shared_ptr<const ResamplingPlan> find_resampling_plan(const ResamplingKey& key, at::IntArrayRef in_offsets,
                                                            at::IntArrayRef out_offsets, int rank, at::Device device) {
   static halo::PlanCache<ResamplingPlan> plans;
-  return plans.find(words_of(key, in_offsets, out_offsets, rank, device), [&] {
+  return plans.find(words_of(key, in_offsets, out_offsets, rank, device), [&](const halo::PlanKey&) {
     const Partition input(in_offsets.vec());
     const Partition output(out_offsets.vec());
     for (const Partition& cut : {input, output}) {

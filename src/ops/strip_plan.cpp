@@ -236,10 +236,11 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
   add({o.transposed, o.groups, static_cast<int64_t>(o.row_boundary), static_cast<int64_t>(o.across_boundary)});
   add(p.input.offsets());
   add(p.output.offsets());
-  const comm::Facts shared = comm::Facts().add(key);
+  const auto shared_words = static_cast<std::ptrdiff_t>(key.size());
   add({p.dim, x.size(0), in_positions, out_positions, keeps_bits, rank,
        static_cast<int64_t>(forced_convolution_path())});
-  return plans.find(std::move(key), [&]() {
+  return plans.find(std::move(key), [&](const halo::PlanKey& words) {
+    const comm::Facts shared = comm::Facts().add(halo::PlanKey(words.begin(), words.begin() + shared_words));
     const Stencil s = stencil(o, weight, p.dim);
     const auto row_values = [&](at::IntArrayRef sizes, int64_t positions) {
       return static_cast<double>(sizes[0] * sizes[1] * positions);
