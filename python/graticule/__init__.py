@@ -5,9 +5,25 @@ from graticule.compiling import register_effects
 from graticule.domain import Domain
 from graticule.exchange import fold_rows, gather_rows
 from graticule.periodic import PeriodicConv2d
+from graticule.tensor import rules as _rules  # noqa: F401  registers them
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.face import from_local, shard
+from graticule.tensor.registry import rule
+from graticule.tensor.report import report
 
 register_effects()
 
 __version__ = "0.1.0"
 
-__all__ = ["Domain", "PeriodicConv2d", "__version__", "fold_rows", "gather_rows"]
+__all__ = [
+    "Domain",
+    "DomainTensor",
+    "PeriodicConv2d",
+    "__version__",
+    "fold_rows",
+    "from_local",
+    "gather_rows",
+    "report",
+    "rule",
+    "shard",
+]

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <numeric>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
 
@@ -95,6 +96,53 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
     fail(domain, c10::str(what, ": adding over the ranks: ", reason(error), where(domain)));
   }
   if (!sum.is_same(t)) t.copy_(sum);
+}
+
+at::Tensor all_to_all(const Domain& domain, const at::Tensor& parts, const std::vector<int64_t>& send_counts,
+                      const std::vector<int64_t>& receive_counts, const std::string& what) {
+  check_alive(domain);
+  const auto ranks = static_cast<size_t>(domain.size());
+  const auto sum = [](const std::vector<int64_t>& counts) {
+    return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  };
+  TORCH_CHECK_VALUE(send_counts.size() == ranks && receive_counts.size() == ranks && parts.dim() == 1 &&
+                        sum(send_counts) == parts.numel() &&
+                        send_counts[domain.rank()] == receive_counts[domain.rank()],
+                    what, ": expected counts for ", ranks, " ranks that make up a flat tensor, got ", send_counts,
+                    " sent of ", parts.sizes(), " and ", receive_counts, " received", where(domain));
+  at::Tensor result = at::empty({sum(receive_counts)}, parts.options());
+  std::vector<Message> sends;
+  std::vector<Message> receives;
+  std::vector<std::pair<at::Tensor, at::Tensor>> landed;
+  // Counts are global facts, but those of a pair are known to the pair alone: a message says how long it is.
+  const auto tag = [&](int64_t count) {
+    return MessageTag{Facts().add(what).add(static_cast<int64_t>(parts.scalar_type())).add(count).hash()};
+  };
+  int64_t from = 0;
+  int64_t to = 0;
+  for (int peer = 0; peer < domain.size(); ++peer) {
+    const int64_t going = send_counts[peer];
+    const int64_t coming = receive_counts[peer];
+    const at::Tensor source = parts.narrow(0, from, going);
+    const at::Tensor target = result.narrow(0, to, coming);
+    from += going;
+    to += coming;
+    if (peer == domain.rank()) {
+      target.copy_(source);
+      continue;
+    }
+    if (going > 0) {
+      sends.push_back({peer, make_buffer(tag(going), parts.options(), {going})});
+      payload(sends.back().buffer, parts.scalar_type(), {going}).copy_(source);
+    }
+    if (coming > 0) {
+      receives.push_back({peer, make_buffer(tag(coming), parts.options(), {coming})});
+      landed.emplace_back(target, payload(receives.back().buffer, parts.scalar_type(), {coming}));
+    }
+  }
+  start_exchange(domain, std::move(sends), std::move(receives), what).wait();
+  for (auto& [target, values] : landed) target.copy_(values);
+  return result;
 }
 
 std::vector<int64_t> gather_sizes(const Domain& domain, int64_t local_rows, const std::string& what) {

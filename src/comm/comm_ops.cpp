@@ -20,6 +20,16 @@ at::Tensor& all_reduce_sum_op(at::Tensor& x, c10::string_view group, c10::string
   return x;
 }
 
+at::Tensor all_to_all_op(const at::Tensor& parts, at::IntArrayRef send_counts, at::IntArrayRef receive_counts,
+                         c10::string_view group, c10::string_view layer) {
+  return all_to_all(Domain::from_group_name(std::string(group)), parts, send_counts.vec(), receive_counts.vec(),
+                    std::string(layer));
+}
+
+at::Tensor all_gather_op(const at::Tensor& x, c10::string_view group, c10::string_view layer) {
+  return at::stack(all_gather(Domain::from_group_name(std::string(group)), x, std::string(layer)));
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
@@ -40,10 +50,14 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def("messages_sent() -> int", []() -> int64_t { return static_cast<int64_t>(messages_sent()); });
   m.def("check_equal(str layer, str facts, str group) -> ()");
   m.def("all_reduce_sum_(Tensor(a!) x, str group, str layer=\"all_reduce_sum_\") -> Tensor(a!)");
+  m.def("all_to_all(Tensor parts, int[] send_counts, int[] receive_counts, str group, str layer) -> Tensor");
+  m.def("all_gather(Tensor x, str group, str layer) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("check_equal", check_equal_op);
   m.impl("all_reduce_sum_", all_reduce_sum_op);
+  m.impl("all_to_all", all_to_all_op);
+  m.impl("all_gather", all_gather_op);
 }
 
 }  // namespace graticule::comm

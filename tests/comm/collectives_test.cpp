@@ -52,6 +52,38 @@ TEST(AllGather, TakesAnyStrides) {
   });
 }
 
+TEST(AllToAll, GivesEachRankWhatIsForIt) {
+  for (const int size : {1, 2, 5}) {
+    run_ranks(size, [&](const Domain& domain) {
+      // Rank a sends b * (a + 1) values to rank b: none to rank 0.
+      const auto count = [](int from, int to) { return static_cast<int64_t>(to) * (from + 1); };
+      const auto value = [](int from, int to) { return 100 * from + to; };
+      std::vector<int64_t> sent;
+      std::vector<int64_t> received;
+      std::vector<at::Tensor> parts;
+      std::vector<at::Tensor> expected;
+      for (int peer = 0; peer < size; ++peer) {
+        sent.push_back(count(domain.rank(), peer));
+        received.push_back(count(peer, domain.rank()));
+        parts.push_back(at::full({sent.back()}, value(domain.rank(), peer), at::kDouble));
+        expected.push_back(at::full({received.back()}, value(peer, domain.rank()), at::kDouble));
+      }
+      EXPECT_TRUE(at::equal(all_to_all(domain, at::cat(parts), sent, received, "swap"), at::cat(expected)));
+    });
+  }
+}
+
+TEST(AllToAll, RefusesCountsThatDisagree) {
+  const auto error = error_of([]() {
+    run_ranks(2, [](const Domain& domain) {
+      const int64_t other = domain.rank() == 0 ? 3 : 2;
+      std::vector<int64_t> counts{other, other};
+      (void)all_to_all(domain, at::zeros({2 * other}, at::kFloat), counts, counts, "swap");
+    });
+  });
+  EXPECT_TRUE(contains(error, "swap")) << error;
+}
+
 TEST(AllReduce, AddsInRankOrderWithTheSameBitsOnEveryRank) {
   for (const int size : {1, 2, 3, 5}) {
     // On both sides of the 64 KiB above which the transport adds.

@@ -21,6 +21,12 @@ std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local
 /// transport's own reduction above.
 void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& what);
 
+/// What every rank sends to this one, in rank order, in one flat tensor. `parts` is flat and holds what goes to each
+/// rank, in rank order: send_counts[r] values to rank r, this rank itself included. All ranks must call with counts
+/// that agree: receive_counts[r] is what rank r sends here. Throws within the timeout where they differ.
+at::Tensor all_to_all(const Domain& domain, const at::Tensor& parts, const std::vector<int64_t>& send_counts,
+                      const std::vector<int64_t>& receive_counts, const std::string& what);
+
 /// The cut that the ranks' numbers of rows make: N + 1 offsets. All ranks must call.
 std::vector<int64_t> gather_sizes(const Domain& domain, int64_t local_rows, const std::string& what);
 

@@ -1,0 +1,133 @@
+"""DomainTensor: a tensor of global shape of which every rank of a domain holds its own rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.domain import Domain
+from graticule.tensor import functions
+from graticule.tensor.cut import Cut
+from graticule.tensor.registry import find_rule
+
+
+@functools.lru_cache(maxsize=4096)
+def strides_in_order(strides_of: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Dense strides for `shape`, its dimensions in the order in which those of `sizes` lie in memory; 0 stays 0."""
+    order = sorted(range(len(shape)), key=lambda d: (strides_of[d], sizes[d] if strides_of[d] else 0, -d))
+    strides = [0] * len(shape)
+    step = 1
+    for d in order:
+        if strides_of[d] == 0 and sizes[d] > 1:
+            continue
+        strides[d] = step
+        step *= max(shape[d], 1)
+    return tuple(strides)
+
+
+class DomainTensor(Tensor):
+    """A tensor of the whole grid's shape whose rows along one dimension lie on a domain's ranks.
+
+    Made by graticule.shard and graticule.from_local. Every op on it, forward or backward, is mapped by a rule to work
+    on the rank's own rows and whatever must travel; all ranks must call the same ops in the same order. A plain tensor
+    beside it is a replicated value, the same on every rank.
+    """
+
+    _local: Tensor
+    _cut: Cut
+    _moved: bool
+
+    @staticmethod
+    def __new__(  # noqa: D102
+        cls: type[DomainTensor], local: Tensor, cut: Cut, moved: bool = False, requires_grad: bool = False
+    ) -> DomainTensor:
+        shape = tuple(cut.global_shape(local.shape))
+        result = Tensor._make_wrapper_subclass(
+            cls,
+            shape,
+            strides=strides_in_order(local.stride(), tuple(local.shape), shape),
+            dtype=local.dtype,
+            device=local.device,
+            layout=local.layout,
+            requires_grad=requires_grad,
+        )
+        result._local = local
+        result._cut = cut
+        result._moved = moved
+        return result
+
+    def __init__(self, local: Tensor, cut: Cut, moved: bool = False, requires_grad: bool = False) -> None:
+        """See __new__. `moved`: a result of a view op that had to move rows, and so shares memory with nothing."""
+
+    @property
+    def local(self) -> Tensor:
+        """This rank's own rows, a plain tensor; differentiable."""
+        return functions.to_local(self)
+
+    @property
+    def domain(self) -> Domain:
+        """The ranks that hold the tensor."""
+        return self._cut.domain
+
+    @property
+    def cut_dim(self) -> int:
+        """The cut dimension, counted from 0."""
+        return self._cut.dim
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """N + 1 offsets along the cut dimension: rank r owns the indices [offsets[r], offsets[r + 1]).
+
+        ValueError where ranks own more than one interval: a cut dimension merged with others by a reshape.
+        """
+        return self._cut.flat().offsets
+
+    def gather(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The whole tensor, on every rank; differentiable. All ranks must call.
+
+        With arguments it is torch.gather.
+        """
+        return torch.gather(self, *args, **kwargs) if args or kwargs else functions.gather(self)
+
+    @classmethod
+    def __torch_function__(  # noqa: D102
+        cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return functions.call(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # noqa: D102
+        cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return find_rule(func)(func, *args, **(kwargs or {}))
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        with torch._C.DisableTorchFunctionSubclass():
+            cut = self._cut
+            where = f"rank {cut.domain.rank} of {cut.domain.size} has rows [{cut.begin}, {cut.begin + cut.own})"
+            grad = f", grad_fn=<{self.grad_fn.name()}>" if self.grad_fn is not None else ""
+            grad = ", requires_grad=True" if self.requires_grad and not grad else grad
+            return f"DomainTensor(shape={list(self.shape)}, dim {cut.dim} cut: {where}{grad},\n{self._local})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DomainTensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            if not self.is_leaf:
+                raise RuntimeError("only a DomainTensor made by the user can be copied deeply; detach() this one first")
+            if id(self) in memo:
+                return memo[id(self)]
+            copy = DomainTensor(self._local.detach().clone(), self._cut)
+            memo[id(self)] = copy
+        if self.requires_grad:
+            copy.requires_grad_()
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RuntimeError(
+            "a DomainTensor belongs to the processes of its domain and cannot be pickled or saved: "
+            "save x.gather() or x.local"
+        )

@@ -1,0 +1,155 @@
+"""What travels between ranks for a DomainTensor: on local tensors, below autograd. All ranks must call alike."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.domain import Domain
+from graticule.tensor import report
+from graticule.tensor.cut import Cut
+
+_ops = torch.ops.graticule
+
+
+def rows(local: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], boundary: str = "none") -> Tensor:
+    """Rows [begins[r], ends[r]) of the grid, extended by `boundary`, for each rank r; see graticule.gather_rows.
+
+    The cut must be an interval; rows count single indices of its dimension.
+    """
+    offsets = cut.flat().offsets
+    with report.move("halo" if boundary != "none" else "rows"):
+        return _ops.gather_rows(
+            local, offsets, list(begins), list(ends), boundary, cut.dim, -1, True, False, cut.domain.group_name
+        )
+
+
+def fold(local: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], boundary: str = "none") -> Tensor:
+    """The adjoint of `rows`: takes what it gives, and gives the rows of `cut`, each the sum over all ranks."""
+    offsets = cut.flat().offsets
+    with report.move("halo"):
+        return _ops.fold_rows(
+            local, offsets, list(begins), list(ends), boundary, cut.dim, -1, True, False, cut.domain.group_name
+        )
+
+
+def gather(local: Tensor, cut: Cut) -> Tensor:
+    """The whole tensor on every rank."""
+    with report.move("GATHER"):
+        return _everything(local, cut)
+
+
+def replicate(local: Tensor, cut: Cut) -> Tensor:
+    """The whole of a tensor that is small beside what it is made of: a row, a mask. No gather in the report's sense."""
+    with report.move("rows"):
+        return _everything(local, cut)
+
+
+def _everything(local: Tensor, cut: Cut) -> Tensor:
+    size = cut.domain.size
+    if size == 1:
+        return local
+    split = local.unflatten(cut.dim, (cut.outer, cut.own, cut.inner))
+    whole = _ops.gather_rows(
+        split,
+        cut.offsets,
+        [0] * size,
+        [cut.rows] * size,
+        "none",
+        cut.dim + 1,
+        -1,
+        True,
+        False,
+        cut.domain.group_name,
+    )
+    return whole.flatten(cut.dim, cut.dim + 2)
+
+
+def recut(local: Tensor, old: Cut, new: Cut) -> Tensor:
+    """The rank's part by the cut `new` of a tensor that is cut by `old`: along the same dimension or another one."""
+    if new == old:
+        return local
+    if old.domain.size == 1:
+        return local
+    if old.dim == new.dim and old.is_interval and new.is_interval:
+        offsets = new.flat().offsets
+        if offsets == old.flat().offsets:
+            return local
+        return rows(local, old, offsets[:-1], offsets[1:])
+    with report.move("all-to-all"):
+        return _all_to_all(local, old, new)
+
+
+def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
+    """The sum over the ranks, the same bits on every rank; `local` may be overwritten."""
+    if domain.size == 1:
+        return local
+    if not (local.is_floating_point() or local.is_complex()) and local.dtype != torch.int64:
+        return reduce_sum(local.to(torch.int64), domain, what).to(local.dtype)
+    with report.move("reduction"):
+        if not local.is_contiguous():
+            local = local.contiguous()
+        return _ops.all_reduce_sum_(local, domain.group_name, what)
+
+
+def of_all_ranks(local: Tensor, domain: Domain, what: str = "reduction") -> Tensor:
+    """Every rank's tensor of the same shape, stacked along a new first dimension, in rank order."""
+    if domain.size == 1:
+        return local.unsqueeze(0)
+    with report.move("reduction"):
+        return _ops.all_gather(local.contiguous(), domain.group_name, what)
+
+
+def refuse_write(op: Any, target: Any) -> None:
+    """RuntimeError where a view of a DomainTensor could not share its memory: what is written into it would be lost."""
+    if target._moved:
+        raise RuntimeError(
+            f"{op}: rank {target._cut.domain.rank}: expected a DomainTensor with memory of its own, got a view whose "
+            "rows were moved between ranks: a write into it would be lost. clone() it first"
+        )
+
+
+class _Pair:
+    """Where the values that one rank sends another lie: positions along the old and the new cut dimension."""
+
+    def __init__(self, old: Cut, new: Cut, source: int, target: int) -> None:
+        mine, theirs = old.indices(source), new.indices(target)
+        if old.dim != new.dim:
+            # The source narrows the new dimension, the target receives along the old one.
+            self.taken, self.placed = theirs, mine
+        else:
+            common = mine[torch.isin(mine, theirs)]
+            self.taken = torch.searchsorted(mine, common)
+            self.placed = torch.searchsorted(theirs, common)
+
+
+@functools.lru_cache(maxsize=1024)
+def _pairs(old: Cut, new: Cut) -> tuple[list[_Pair], list[_Pair]]:
+    rank, size = old.domain.rank, old.domain.size
+    sends = [_Pair(old, new, rank, peer) for peer in range(size)]
+    return sends, [_Pair(old, new, peer, rank) for peer in range(size)]
+
+
+def _all_to_all(local: Tensor, old: Cut, new: Cut) -> Tensor:
+    sends, receives = _pairs(old, new)
+    take_dim = new.dim
+    parts = [local.index_select(take_dim, pair.taken.to(local.device)).reshape(-1) for pair in sends]
+    sizes = list(local.shape)
+    sizes[old.dim] = old.size
+    sizes[new.dim] = new.own_size
+    shapes = []
+    for pair in receives:
+        shape = list(sizes)
+        shape[old.dim] = len(pair.placed)
+        shapes.append(shape)
+    counts = [torch.Size(shape).numel() for shape in shapes]
+    flat = _ops.all_to_all(torch.cat(parts), [part.numel() for part in parts], counts, old.domain.group_name, "re-cut")
+    result = local.new_empty(sizes)
+    for pair, shape, values in zip(receives, shapes, flat.split(counts), strict=True):
+        if values.numel():
+            result.index_copy_(old.dim, pair.placed.to(local.device), values.view(shape))
+    return result

@@ -1,0 +1,151 @@
+"""What moved between ranks, and where in the model: graticule.report()."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass
+class Call:
+    """One op that moved something: where it was called, what moved, how many bytes this rank sent, how long it took."""
+
+    module: str
+    op: str
+    moved: str
+    bytes: int
+    milliseconds: float
+    line: str
+
+
+class _State(threading.local):
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.op = ""
+        self.modules: list[str] = []
+
+
+_state = _State()
+
+
+class GatherError(RuntimeError):
+    """In a strict report: an op that has no rule for its arguments and would have gathered them."""
+
+
+class Report:
+    """The calls of one `with graticule.report()`, in their order."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.calls: list[Call] = []
+
+    @property
+    def gathers(self) -> list[Call]:
+        """The calls that gathered whole tensors."""
+        return [call for call in self.calls if "GATHER" in call.moved]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that this rank sent."""
+        return sum(call.bytes for call in self.calls)
+
+    def __str__(self) -> str:
+        header = ("module", "op", "moved", "bytes", "ms", "line")
+        cells = [header] + [
+            (c.module, c.op, c.moved, str(c.bytes), f"{c.milliseconds:.3f}", c.line) for c in self.calls
+        ]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        )
+
+
+@contextlib.contextmanager
+def report(strict: bool = False, model: torch.nn.Module | None = None) -> Iterator[Report]:
+    """Lists what every op on DomainTensors moves between ranks while it is open, on this rank's thread.
+
+    Args:
+        strict: an op that would gather whole tensors is a GatherError that names the line of the model's code, on every
+            rank, before anything is sent.
+        model: names the modules by their paths within it; without it modules go by their classes.
+
+    """
+    found = Report(strict)
+    paths = {} if model is None else {id(module): path or "(model)" for path, module in model.named_modules()}
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        _state.modules.append(paths.get(id(module), type(module).__name__))
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if _state.modules:
+            _state.modules.pop()
+
+    before = torch.nn.modules.module.register_module_forward_pre_hook(enter)
+    after = torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
+    _state.reports.append(found)
+    try:
+        yield found
+    finally:
+        _state.reports.remove(found)
+        before.remove()
+        after.remove()
+
+
+@contextlib.contextmanager
+def move(kind: str) -> Iterator[None]:
+    """Records what the block sends, under the op at work."""
+    if not _state.reports:
+        yield
+        return
+    begun, sent = time.perf_counter(), torch.ops.graticule.bytes_sent()
+    yield
+    call = Call(
+        _state.modules[-1] if _state.modules else "",
+        _state.op,
+        kind,
+        torch.ops.graticule.bytes_sent() - sent,
+        1e3 * (time.perf_counter() - begun),
+        _line_of_model(),
+    )
+    for found in _state.reports:
+        found.calls.append(call)
+
+
+class operation:  # noqa: N801
+    """The op at work within the block; ops that rules call count as theirs."""
+
+    __slots__ = ("_op", "_before")
+
+    def __init__(self, op: Any) -> None:
+        self._op = op
+
+    def __enter__(self) -> None:
+        self._before = _state.op
+        if not self._before:
+            _state.op = str(self._op)
+
+    def __exit__(self, *error: object) -> None:
+        _state.op = self._before
+
+
+def refuse_gather(op: Any) -> None:
+    """GatherError in a strict report."""
+    if any(found.strict for found in _state.reports):
+        raise GatherError(f"{op}: no rule cuts this call, and the report is strict; called at {_line_of_model()}")
+
+
+def _line_of_model() -> str:
+    """The innermost line that is neither torch's nor this package's."""
+    own = __name__.rpartition(".tensor")[0].replace(".", "/")
+    for frame in reversed(traceback.extract_stack()):
+        name = frame.filename.replace("\\", "/")
+        if f"/{own}/" not in name and "/torch/" not in name and "<" not in name and "contextlib" not in name:
+            return f"{frame.filename}:{frame.lineno}"
+    return "the backward pass"

@@ -1,0 +1,95 @@
+"""Pointwise ops, by their tag: each rank works on its own rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from graticule.tensor import moves
+from graticule.tensor.cut import Cut
+from graticule.tensor.domain_tensor import DomainTensor
+
+
+def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Rows of the result from the same rows of every argument; a plain argument that has all rows gives the rank's own.
+
+    Arguments that are cut otherwise are re-cut: to what most of the values have.
+    """
+    if op._schema.is_mutable:
+        return _in_place(op, args, kwargs)
+    if not kwargs and len(args) == 1:
+        x = args[0]
+        return DomainTensor(op(x._local), x._cut)
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [t for t in flat if isinstance(t, Tensor)]
+    ndim = max(t.dim() for t in tensors)
+    cut = _common_cut(tensors, ndim)
+    if cut is None:
+        new_args, new_kwargs = pytree.tree_unflatten([_whole(t) for t in flat], spec)
+        return op(*new_args, **new_kwargs)
+    parts = [_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
+    new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
+    result = op(*new_args, **new_kwargs)
+    if isinstance(result, Tensor):
+        return DomainTensor(result, cut)
+    return type(result)(DomainTensor(part, cut) for part in result)
+
+
+def _in_place(op: Any, args: Any, kwargs: Any) -> Any:
+    target = args[0]
+    if "out" in kwargs or not isinstance(target, Tensor):
+        return NotImplemented
+    rest = args[1:]
+    if not isinstance(target, DomainTensor):
+        new_args, new_kwargs = pytree.tree_map(_whole, (rest, kwargs))
+        op(target, *new_args, **new_kwargs)
+        return target
+    moves.refuse_write(op, target)
+    flat, spec = pytree.tree_flatten((rest, kwargs))
+    parts = [_part(t, target._cut, target.dim()) if isinstance(t, Tensor) else t for t in flat]
+    new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
+    op(target._local, *new_args, **new_kwargs)
+    return target
+
+
+def _common_cut(tensors: list[Tensor], ndim: int) -> Cut | None:
+    """The cut of the largest argument whose rows the result has; None where no result dimension is cut."""
+    best: DomainTensor | None = None
+    for t in tensors:
+        if (
+            isinstance(t, DomainTensor)
+            and not _is_repeated(t, tensors, ndim)
+            and (best is None or t._local.numel() > 0 and t.numel() > best.numel())
+        ):
+            best = t
+    if best is None:
+        return None
+    return best._cut.at(best._cut.dim + ndim - best.dim())
+
+
+def _is_repeated(t: DomainTensor, tensors: list[Tensor], ndim: int) -> bool:
+    """Whether the cut dimension has one row, of which broadcasting makes several."""
+    if t._cut.size != 1:
+        return False
+    from_end = t.dim() - t._cut.dim
+    return any(other.dim() >= from_end and other.shape[-from_end] != 1 for other in tensors)
+
+
+def _whole(t: Any) -> Any:
+    return moves.replicate(t._local, t._cut) if isinstance(t, DomainTensor) else t
+
+
+def _part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
+    dim = cut.dim - (ndim - t.dim())
+    if isinstance(t, DomainTensor):
+        own = t._cut
+        if own is cut or (dim == own.dim and own.offsets == cut.offsets and own == cut.at(dim)):
+            return t._local
+        if dim < 0 or t.shape[dim] != cut.size:
+            return _whole(t)
+        return moves.recut(t._local, own, cut.at(dim))
+    if dim < 0 or t.shape[dim] != cut.size:
+        return t
+    return cut.at(dim).part_of(t)

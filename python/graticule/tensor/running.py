@@ -1,0 +1,113 @@
+"""What an op without a rule does: as the ops that it is made of, or uncut on every rank. Never guessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import decomposition_table
+from torch.utils import _pytree as pytree
+
+from graticule.tensor import moves, report
+from graticule.tensor.cut import Cut
+from graticule.tensor.registry import Rule
+
+
+def with_fallback(op: Any, rule: Rule | None) -> Rule:
+    """The rule, or pointwise work by the op's tag; where it declines: the op's parts; where it has none: uncut."""
+    from graticule.tensor.rules.pointwise import pointwise
+
+    if rule is None and torch.Tag.pointwise in op.tags:
+        rule = pointwise
+
+    def run(op: Any, *args: Any, **kwargs: Any) -> Any:
+        with report.operation(op):
+            result = NotImplemented if rule is None else rule(op, *args, **kwargs)
+            if result is NotImplemented:
+                result = decomposed(op, args, kwargs)
+            if result is NotImplemented:
+                result = uncut(op, args, kwargs)
+            return result
+
+    return run
+
+
+# Their decompositions read values or make whole tensors where a gather is no worse.
+_KEPT_WHOLE = {torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
+
+
+def decomposed(op: Any, args: Any, kwargs: Any) -> Any:
+    """The op as those that it is made of, or NotImplemented."""
+    if op in _KEPT_WHOLE:
+        return NotImplemented
+    parts = decomposition_table.get(op)
+    if parts is not None and not op._schema.is_mutable:
+        return parts(*args, **kwargs)
+    return op.decompose(*args, **kwargs)
+
+
+def uncut(op: Any, args: Any, kwargs: Any) -> Any:
+    """Gathers what is cut, runs the op on every rank, and cuts its result again where that has the rows.
+
+    What the op writes into is written back. A result that would share memory with an argument does not.
+    """
+    from graticule.tensor.domain_tensor import DomainTensor
+
+    report.refuse_gather(op)
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    cut_tensors = [t for t in flat if isinstance(t, DomainTensor)]
+    whole = {id(t): moves.gather(t._local, t._cut) for t in cut_tensors}
+    new_args, new_kwargs = pytree.tree_unflatten([whole.get(id(t), t) for t in flat], spec)
+    result = op(*new_args, **new_kwargs)
+    written = _written(op, args, kwargs)
+    for t in written:
+        if isinstance(t, DomainTensor):
+            moves.refuse_write(op, t)
+            t._local.copy_(t._cut.part_of(whole[id(t)]))
+    moved = any(a.alias_info is not None and not a.alias_info.is_write for a in op._schema.arguments)
+    back = {id(whole[id(t)]): t for t in cut_tensors}
+
+    def cut_again(t: Any) -> Any:
+        if not isinstance(t, Tensor):
+            return t
+        if id(t) in back:
+            return back[id(t)]
+        for given in cut_tensors:
+            cut = matching_cut(given._cut, given.shape, t.shape)
+            if cut is not None:
+                return DomainTensor(cut.part_of(t).contiguous(), cut, moved)
+        if moved and t.dim() > 0:
+            # Cut anyhow, so that a write into it can be refused.
+            dim = max(range(t.dim()), key=lambda d: t.shape[d])
+            cut = Cut.balanced(cut_tensors[0]._cut.domain, dim, t.shape[dim])
+            return DomainTensor(cut.part_of(t).contiguous(), cut, moved)
+        return t
+
+    return pytree.tree_map(cut_again, result)
+
+
+def matching_cut(cut: Cut, shape: Any, result: Any) -> Cut | None:
+    """The cut of a result that has the rows of an argument: the same size, as far from the last dimension or the first.
+
+    A result without them stays whole, on every rank.
+    """
+    if cut.size <= 1 or not result:
+        return None
+    if list(result) == list(shape):
+        return cut
+    from_end = len(result) - (len(shape) - cut.dim)
+    for dim in (from_end, cut.dim):
+        if 0 <= dim < len(result) and result[dim] == cut.size:
+            return cut.at(dim)
+    return None
+
+
+def _written(op: Any, args: Any, kwargs: Any) -> list[Any]:
+    found: list[Any] = []
+    for i, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = kwargs.get(argument.name) if argument.kwarg_only or i >= len(args) else args[i]
+        found += value if isinstance(value, (list, tuple)) else [value]
+    return found

@@ -1,0 +1,63 @@
+"""Pointwise ops: unary, broadcasting against replicated values, and between tensors that are cut differently."""
+
+import pytest
+import torch
+
+import graticule
+from graticule import DomainTensor
+from support.ranks import balanced, run_ranks
+from tensor.comparison import Cut, compare
+
+torch.manual_seed(0)
+X = torch.randn(2, 3, 7, 5, dtype=torch.float64)
+Y = torch.randn(2, 3, 7, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [torch.sin, torch.relu, torch.nn.functional.gelu, torch.nn.functional.silu, lambda x: x.abs() ** 1.5, torch.exp],
+)
+def test_one_argument(function):
+    compare(function, Cut(X))
+
+
+@pytest.mark.parametrize("shape", [(7, 1), (5,), (1, 3, 1, 1), (2, 3, 7, 5), (), (1, 1, 7, 1), (3, 1, 1)])
+def test_against_replicated(shape):
+    compare(
+        lambda x, w: x * w + torch.where(x > w, x, w.sin()),
+        Cut(X),
+        torch.randn(shape, dtype=torch.float64),
+        gathers=True,
+    )
+
+
+def test_cut_along_different_dimensions():
+    compare(lambda x, y: x * y - y / (2 + x.abs()), Cut(X, 2), Cut(Y, 3))
+    compare(lambda x, y: x * y, Cut(X, 0), Cut(Y, 1))
+
+
+def test_broadcast_of_one_row():
+    compare(lambda x, y: x * y, Cut(X), Cut(torch.randn(2, 3, 1, 5, dtype=torch.float64)), gathers=True)
+
+
+def test_writes_into_own_memory():
+    def function(x, y):
+        z = x * 1
+        z.mul_(y).add_(1)
+        z += y
+        return z
+
+    compare(function, Cut(X), Cut(Y))
+
+
+def test_shows_shape_and_rows():
+    def body(domain):
+        x = graticule.shard(X, domain)
+        assert isinstance(x, DomainTensor)
+        assert x.shape == X.shape
+        assert x.offsets == tuple(balanced(7, domain.size))
+        return repr(x)
+
+    shown = run_ranks(2, body)
+    assert "shape=[2, 3, 7, 5]" in shown[0]
+    assert "rank 1 of 2 has rows [3, 7)" in shown[1]
