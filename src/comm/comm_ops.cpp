@@ -26,10 +26,6 @@ at::Tensor all_to_all_op(const at::Tensor& parts, at::IntArrayRef send_counts, a
                     std::string(layer));
 }
 
-at::Tensor all_gather_op(const at::Tensor& x, c10::string_view group, c10::string_view layer) {
-  return at::stack(all_gather(Domain::from_group_name(std::string(group)), x, std::string(layer)));
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
@@ -51,13 +47,11 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def("check_equal(str layer, str facts, str group) -> ()");
   m.def("all_reduce_sum_(Tensor(a!) x, str group, str layer=\"all_reduce_sum_\") -> Tensor(a!)");
   m.def("all_to_all(Tensor parts, int[] send_counts, int[] receive_counts, str group, str layer) -> Tensor");
-  m.def("all_gather(Tensor x, str group, str layer) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("check_equal", check_equal_op);
   m.impl("all_reduce_sum_", all_reduce_sum_op);
   m.impl("all_to_all", all_to_all_op);
-  m.impl("all_gather", all_gather_op);
 }
 
 }  // namespace graticule::comm

@@ -13,8 +13,8 @@ from graticule.domain import Domain
 
 @functools.lru_cache(maxsize=4096)
 def balanced_offsets(rows: int, ranks: int) -> tuple[int, ...]:
-    """The library's own cut: rank r begins at r * rows // ranks."""
-    return tuple(rank * rows // ranks for rank in range(ranks + 1))
+    """The library's own cut."""
+    return tuple(torch.ops.graticule.balanced_offsets(rows, ranks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,22 +78,6 @@ class Cut:
     def at(self, dim: int) -> Cut:
         """The same cut of another dimension."""
         return self if dim == self.dim else dataclasses.replace(self, dim=dim)
-
-    def with_offsets(self, offsets: tuple[int, ...]) -> Cut:
-        """An interval cut of the same dimension, with other rows."""
-        return Cut(self.domain, self.dim, offsets)
-
-    def rebalanced(self, rows: int) -> Cut:
-        """The cut of a result with `rows` rows: this one where that is the number it has, else the library's own."""
-        if rows == self.size and self.is_interval:
-            return self.flat()
-        return Cut.balanced(self.domain, self.dim, rows)
-
-    def local_shape(self, shape: torch.Size | tuple[int, ...] | list[int]) -> list[int]:
-        """Sizes of this rank's part of a tensor of these global sizes."""
-        sizes = list(shape)
-        sizes[self.dim] = self.own_size
-        return sizes
 
     def global_shape(self, shape: torch.Size | tuple[int, ...] | list[int]) -> list[int]:
         """Sizes of the whole of which a part has these sizes."""

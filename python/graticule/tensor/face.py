@@ -1,4 +1,4 @@
-"""How DomainTensors are made: graticule.shard, graticule.from_local, and DTensor's way to and fro."""
+"""How DomainTensors are made: graticule.shard and graticule.from_local."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graticule.domain import Domain
+from graticule.exchange import wrapped_dimension
 from graticule.tensor import functions
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
@@ -62,6 +63,4 @@ def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -
 def _dimension(name: str, dim: int, x: Tensor) -> int:
     if isinstance(x, DomainTensor):
         raise TypeError(f"{name}: expected a plain tensor, got a DomainTensor")
-    if not -x.dim() <= dim < x.dim():
-        raise IndexError(f"{name}: expected a dimension from {-x.dim()} to {x.dim() - 1}, got {dim}")
-    return dim % x.dim()
+    return wrapped_dimension(dim, x, name)

@@ -21,20 +21,16 @@ def rows(local: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], bo
 
     The cut must be an interval; rows count single indices of its dimension.
     """
-    offsets = cut.flat().offsets
     with report.move("halo" if boundary != "none" else "rows"):
-        return _ops.gather_rows(
-            local, offsets, list(begins), list(ends), boundary, cut.dim, -1, True, False, cut.domain.group_name
-        )
+        return _gather_rows(local, cut.flat(), cut.dim, begins, ends, boundary)
 
 
-def fold(local: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], boundary: str = "none") -> Tensor:
-    """The adjoint of `rows`: takes what it gives, and gives the rows of `cut`, each the sum over all ranks."""
-    offsets = cut.flat().offsets
-    with report.move("halo"):
-        return _ops.fold_rows(
-            local, offsets, list(begins), list(ends), boundary, cut.dim, -1, True, False, cut.domain.group_name
-        )
+def _gather_rows(
+    local: Tensor, cut: Cut, dim: int, begins: Sequence[int], ends: Sequence[int], boundary: str = "none"
+) -> Tensor:
+    return _ops.gather_rows(
+        local, cut.offsets, list(begins), list(ends), boundary, dim, -1, True, False, cut.domain.group_name
+    )
 
 
 def gather(local: Tensor, cut: Cut) -> Tensor:
@@ -54,18 +50,7 @@ def _everything(local: Tensor, cut: Cut) -> Tensor:
     if size == 1:
         return local
     split = local.unflatten(cut.dim, (cut.outer, cut.own, cut.inner))
-    whole = _ops.gather_rows(
-        split,
-        cut.offsets,
-        [0] * size,
-        [cut.rows] * size,
-        "none",
-        cut.dim + 1,
-        -1,
-        True,
-        False,
-        cut.domain.group_name,
-    )
+    whole = _gather_rows(split, cut, cut.dim + 1, [0] * size, [cut.rows] * size)
     return whole.flatten(cut.dim, cut.dim + 2)
 
 
@@ -94,14 +79,6 @@ def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
         if not local.is_contiguous():
             local = local.contiguous()
         return _ops.all_reduce_sum_(local, domain.group_name, what)
-
-
-def of_all_ranks(local: Tensor, domain: Domain, what: str = "reduction") -> Tensor:
-    """Every rank's tensor of the same shape, stacked along a new first dimension, in rank order."""
-    if domain.size == 1:
-        return local.unsqueeze(0)
-    with report.move("reduction"):
-        return _ops.all_gather(local.contiguous(), domain.group_name, what)
 
 
 def refuse_write(op: Any, target: Any) -> None:

@@ -19,7 +19,7 @@ def rule(*ops: Any) -> Callable[[_Function], _Function]:
 
         @graticule.rule(torch.ops.aten.relu.default)
         def relu(op, x):
-            return like(x, op(x._local))
+            return DomainTensor(op(x._local), x._cut)
 
     A rule takes the op and the op's arguments, DomainTensors among them, below autograd, and gives what the op gives.
     It decides only by what every rank knows: shapes, cuts, options. It may return NotImplemented: the op is then
@@ -55,8 +55,3 @@ def _resolve(op: Any) -> Rule:
     from graticule.tensor import running
 
     return running.with_fallback(op, _rules.get(op))
-
-
-def registered() -> dict[Any, Rule]:
-    """All rules, by op."""
-    return dict(_rules)

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.rules.support import whole
 
 
 def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -27,7 +28,7 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
     ndim = max(t.dim() for t in tensors)
     cut = _common_cut(tensors, ndim)
     if cut is None:
-        new_args, new_kwargs = pytree.tree_unflatten([_whole(t) for t in flat], spec)
+        new_args, new_kwargs = pytree.tree_unflatten([whole(t) for t in flat], spec)
         return op(*new_args, **new_kwargs)
     parts = [_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
@@ -43,7 +44,7 @@ def _in_place(op: Any, args: Any, kwargs: Any) -> Any:
         return NotImplemented
     rest = args[1:]
     if not isinstance(target, DomainTensor):
-        new_args, new_kwargs = pytree.tree_map(_whole, (rest, kwargs))
+        new_args, new_kwargs = pytree.tree_map(whole, (rest, kwargs))
         op(target, *new_args, **new_kwargs)
         return target
     moves.refuse_write(op, target)
@@ -77,10 +78,6 @@ def _is_repeated(t: DomainTensor, tensors: list[Tensor], ndim: int) -> bool:
     return any(other.dim() >= from_end and other.shape[-from_end] != 1 for other in tensors)
 
 
-def _whole(t: Any) -> Any:
-    return moves.replicate(t._local, t._cut) if isinstance(t, DomainTensor) else t
-
-
 def _part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
     dim = cut.dim - (ndim - t.dim())
     if isinstance(t, DomainTensor):
@@ -88,7 +85,7 @@ def _part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
         if own is cut or (dim == own.dim and own.offsets == cut.offsets and own == cut.at(dim)):
             return t._local
         if dim < 0 or t.shape[dim] != cut.size:
-            return _whole(t)
+            return whole(t)
         return moves.recut(t._local, own, cut.at(dim))
     if dim < 0 or t.shape[dim] != cut.size:
         return t

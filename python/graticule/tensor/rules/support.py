@@ -4,40 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 
 
-def is_cut(value: Any) -> bool:
-    """Whether a value is a DomainTensor."""
-    return isinstance(value, DomainTensor)
-
-
-def like(x: DomainTensor, local: Tensor) -> DomainTensor:
-    """A result with x's rows, each made of the same row of x."""
-    return DomainTensor(local, x._cut)
-
-
 def whole(t: Any) -> Any:
     """A value on every rank: what is cut is collected. For what is small beside the input."""
     return moves.replicate(t._local, t._cut) if isinstance(t, DomainTensor) else t
-
-
-def local(t: Tensor, cut: Cut) -> Tensor:
-    """This rank's part by `cut` of a tensor of cut.size along cut.dim: a DomainTensor, or a plain one."""
-    if not isinstance(t, DomainTensor):
-        return cut.part_of(t)
-    if t._cut is cut or t._cut == cut:
-        return t._local
-    return moves.recut(t._local, t._cut, cut)
-
-
-def dimension(dim: int, ndim: int) -> int:
-    """`dim` counted from 0."""
-    return dim % ndim if ndim else 0
 
 
 def reduced_dimensions(dim: Any, ndim: int) -> list[int]:
