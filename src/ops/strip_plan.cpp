@@ -26,8 +26,8 @@ using rows::Stencil;
 constexpr int64_t least_positions = 256;
 
 // What a copied value and a call of a kernel cost, in the multiplications and additions that a core does meanwhile.
-// Rough: it decides between ways that are both right.
-constexpr double flops_of_copied_value = 64;
+// Rough: it decides between ways that are both right. Kernels lay out the weight anew in every call.
+constexpr double flops_of_copied_value = 100;
 constexpr double flops_of_call = 1e6;
 
 // A shard of fewer rows than this many times its strips is small, and the local kernel would block it otherwise than
@@ -64,17 +64,30 @@ struct Direction {
   Interval target_grid;  // all rows of the target
   int64_t source_rows = 0;
   bool to_coarse = true;
-  int64_t positions = 0;     // of a row of the target, 0 where bits need not be kept
-  double flops_per_row = 0;  // of the target
-  double whole_windows_cost = 0;
+  int64_t positions = 0;           // of a row of the target, 0 where bits need not be kept
+  int passes = 1;                  // backward: one for the input's gradient, one for the weight's
+  double flops_of_coarse_row = 0;  // of one pass
+  double flops_of_call = 0;        // of one pass, beside its rows
+  double flops_of_copies = 0;      // of whole windows
 };
 
-bool strips_are_better(const Direction& d, const Seams& seams) {
+Interval needs(const Stencil& s, const Direction& d, Interval target) {
+  return d.to_coarse ? rows::fine_rows(s, target) : rows::coarse_rows(s, target);
+}
+
+// A kernel's work goes by coarse rows: those of the windows it is given, whatever part of them is wanted.
+bool strips_are_better(const Stencil& s, const Direction& d, const Seams& seams) {
   if ((seams.before.size() + seams.after.size()) * least_rows_to_strips > d.target.size()) return false;
-  const auto cost = [&d](Interval strip) {
-    return strip.empty() ? 0.0 : static_cast<double>(strip.size()) * d.flops_per_row + flops_of_call;
+  const auto coarse_rows = [&](Interval target) {
+    return static_cast<double>(d.to_coarse ? target.size() : needs(s, d, target).size());
   };
-  return cost(seams.before) + cost(seams.after) <= d.whole_windows_cost;
+  const auto strip_cost = [&](Interval strip) {
+    return strip.empty() ? 0.0 : d.passes * (coarse_rows(strip) * d.flops_of_coarse_row + d.flops_of_call);
+  };
+  const auto own = static_cast<double>(d.to_coarse ? d.target.size() : d.source.size());
+  const double more_rows = std::max(0.0, coarse_rows(d.target) - own);
+  return strip_cost(seams.before) + strip_cost(seams.after) <=
+         d.flops_of_copies + d.passes * more_rows * d.flops_of_coarse_row;
 }
 
 Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, const LocalFit& fit) {
@@ -93,7 +106,7 @@ Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, con
     strips.reason = "whole windows: the shard is small";
   } else if (path == ConvolutionPath::whole_windows) {
     strips.reason = "whole windows: as asked for";
-  } else if (path != ConvolutionPath::in_place && !strips_are_better(d, seams)) {
+  } else if (path != ConvolutionPath::in_place && !strips_are_better(s, d, seams)) {
     strips.reason = "whole windows: a copy of the shard costs less than strips";
   } else {
     strips.before = seams.before;
@@ -104,9 +117,8 @@ Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, con
     strips.before = widened(d.target, d.target_grid, d.positions);
     strips.after = {d.target.end, d.target.end};
   }
-  const auto needs = d.to_coarse ? rows::fine_rows : rows::coarse_rows;
-  strips.before_needs = needs(s, strips.before);
-  strips.after_needs = needs(s, strips.after);
+  strips.before_needs = needs(s, d, strips.before);
+  strips.after_needs = needs(s, d, strips.after);
   return strips;
 }
 
@@ -124,7 +136,9 @@ struct Facts {
   double in_row_values;  // of all samples and channels
   double out_row_values;
   double flops_of_coarse_row;
+  double weight_values;
 
+  [[nodiscard]] double flops_of_a_call() const { return flops_of_call + flops_of_copied_value * weight_values; }
   [[nodiscard]] Interval grid() const { return extended_grid(s, input.rows(), output.rows(), boundary); }
   [[nodiscard]] Interval extended(int rank) const {
     Interval own = input.interval(rank);
@@ -137,20 +151,21 @@ struct Facts {
     const Interval to = output.interval(rank);
     return transposed ? rows::fit_transposed(s, from, to, output_padding) : rows::fit_convolution(s, from, to);
   }
-  // A row of the fine side is as many coarse rows' work as there are coarse rows to a fine one.
-  [[nodiscard]] double flops_of_row(bool coarse) const {
-    const auto fine_rows = static_cast<double>(transposed ? output.rows() : input.rows());
-    const auto coarse_rows = static_cast<double>(transposed ? input.rows() : output.rows());
-    return coarse ? flops_of_coarse_row : flops_of_coarse_row * coarse_rows / std::max(fine_rows, 1.0);
-  }
   [[nodiscard]] double copies(int rank, double of_input, double of_output) const {
     return flops_of_copied_value * (of_input * in_row_values * static_cast<double>(input.interval(rank).size()) +
                                     of_output * out_row_values * static_cast<double>(output.interval(rank).size()));
   }
   [[nodiscard]] Strips forward(int rank) const {
-    const Direction d{
-        output.interval(rank), input.interval(rank),           {0, output.rows()},        input.rows(),
-        !transposed,           keeps_bits ? out_positions : 0, flops_of_row(!transposed), copies(rank, 1, 0)};
+    const Direction d{output.interval(rank),
+                      input.interval(rank),
+                      {0, output.rows()},
+                      input.rows(),
+                      !transposed,
+                      keeps_bits ? out_positions : 0,
+                      1,
+                      flops_of_coarse_row,
+                      flops_of_a_call(),
+                      copies(rank, 1, 0)};
     const bool bordered = boundary != Boundary::zeros;
     const Seams seams = d.to_coarse ? rows::coarse_seams(s, d.target, d.source, d.source_rows, bordered)
                                     : rows::fine_seams(s, d.target, d.source, d.source_rows);
@@ -165,7 +180,9 @@ struct Facts {
                       output.rows(),
                       transposed,
                       keeps_bits ? in_positions : 0,
-                      2 * flops_of_row(transposed),
+                      2,
+                      flops_of_coarse_row,
+                      flops_of_a_call(),
                       copies(rank, 2, 1)};
     const Interval own = input.interval(rank);
     Seams seams = d.to_coarse ? rows::coarse_seams(s, own, d.source, d.source_rows)
@@ -257,7 +274,8 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
                       out_positions,
                       row_values(x.sizes(), in_positions),
                       row_values(out_sizes, out_positions),
-                      2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel())};
+                      2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel()),
+                      static_cast<double>(weight.numel())};
     return std::make_shared<const StripPlan>(make_plan(facts, rank, shared));
   });
 }
