@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "graticule/halo/memory_format.hpp"
+#include "halo/row_copy.hpp"
 #include "ops/convolution_call.hpp"
 
 namespace graticule::ops {
@@ -46,6 +48,64 @@ void close_columns(const ConvolutionCall& c, at::Tensor& y, const at::Tensor& x,
   }
 }
 
+ConvolutionHalo empty_halo(const at::Tensor& x, int64_t dim, const rows::Seams& kept) {
+  const auto like_x = [&](Interval rows) {
+    std::vector<int64_t> sizes = x.sizes().vec();
+    sizes[dim] = rows.size();
+    return at::empty(sizes, x.options().memory_format(halo::memory_format(x)));
+  };
+  return {like_x(kept.before), like_x(kept.after)};
+}
+
+// Copies of what is to be kept of the forward windows, so that the windows themselves can go.
+void keep_rows(const ConvolutionCall& c, const std::vector<at::Tensor>& windows, ConvolutionHalo& halo) {
+  const Strips& strips = c.plan->forward;
+  const auto keep = [&](const at::Tensor& window, Interval needs, Interval rows, const at::Tensor& kept) {
+    if (!rows.empty()) halo::copy_rows(window, rows.begin - needs.begin, kept, 0, rows.size(), c.dim);
+  };
+  const rows::Seams& kept = c.plan->kept;
+  keep(windows[0], strips.before_needs, kept.before, halo.before);
+  if (strips.whole) {
+    keep(windows[0], strips.before_needs, kept.after, halo.after);
+  } else {
+    keep(windows[1], strips.after_needs, kept.after, halo.after);
+  }
+}
+
+// The output; and, where it is asked for, the halo.
+at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Bias& bias, const ConvolutionOptions& options,
+                   const Placement& placement, ConvolutionHalo* halo) {
+  const ConvolutionCall c(x, weight, options, placement);
+  const Strips& strips = c.plan->forward;
+  const ConvolutionTrace trace(placement, "forward", strips);
+  halo::Gather gather = c.start(x, strips, "forward");
+  if (halo != nullptr) *halo = empty_halo(x, c.dim, c.plan->kept);
+  if (c.output.empty()) {
+    gather.finish_parts();
+    return convolution_shape(x, weight, options, placement, c.rank);
+  }
+  if (strips.whole) {
+    const std::vector<at::Tensor> windows = gather.finish_parts();
+    if (halo != nullptr) keep_rows(c, windows, *halo);
+    const auto [y, begin] = output_strip(c, windows[0], strips.before_needs, bias, strips.before);
+    return in_format_of_whole(crop(y, c.dim, begin, c.output), x, weight, options, window_options(options, c.dim));
+  }
+  gather.keep_moving();
+  const ConvolutionOptions local = fitted_options(options, c.plan->fit, c.dim);
+  at::Tensor y = run_convolution(x, weight, bias, local);
+  close_columns(c, y, x, bias);
+  const std::vector<at::Tensor> windows = gather.finish_parts();
+  if (halo != nullptr) keep_rows(c, windows, *halo);
+  const auto mend = [&](const at::Tensor& window, Interval strip, Interval needs) {
+    if (strip.empty()) return;
+    const auto [rows, begin] = output_strip(c, window, needs, bias, strip);
+    overwrite(y, c.output, rows, begin, strip, c.dim);
+  };
+  mend(windows[0], strips.before, strips.before_needs);
+  mend(windows[1], strips.after, strips.after_needs);
+  return in_format_of_whole(y, x, weight, options, local);
+}
+
 }  // namespace
 
 rows::Stencil stencil(const ConvolutionOptions& options, const at::Tensor& weight, int64_t dim) {
@@ -58,34 +118,23 @@ at::Tensor convolution_shape(const at::Tensor& x, const at::Tensor& weight, cons
   return at::empty(sizes, x.options().memory_format(output_format(x, weight, options)));
 }
 
+ConvolutionHalo convolution_halo_shape(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
+                                       const Placement& placement, int rank) {
+  const auto sizes = output_sizes(x, weight, options, placement.dim, placement.output.interval(rank).size());
+  return empty_halo(x, placement.dim, find_strip_plan(x, weight, options, placement, sizes, rank)->kept);
+}
+
 at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const Bias& bias,
                        const ConvolutionOptions& options, const Placement& placement) {
-  const ConvolutionCall c(x, weight, options, placement);
-  const Strips& strips = c.plan->forward;
-  const ConvolutionTrace trace(placement, "forward", strips);
-  halo::Gather gather = c.start(x, strips, "forward");
-  if (c.output.empty()) {
-    gather.finish_parts();
-    return convolution_shape(x, weight, options, placement, c.rank);
-  }
-  if (strips.whole) {
-    const at::Tensor window = gather.finish_parts()[0];
-    const auto [y, begin] = output_strip(c, window, strips.before_needs, bias, strips.before);
-    return in_format_of_whole(crop(y, c.dim, begin, c.output), x, weight, options, window_options(options, c.dim));
-  }
-  gather.keep_moving();
-  const ConvolutionOptions local = fitted_options(options, c.plan->fit, c.dim);
-  at::Tensor y = run_convolution(x, weight, bias, local);
-  close_columns(c, y, x, bias);
-  const std::vector<at::Tensor> windows = gather.finish_parts();
-  const auto mend = [&](const at::Tensor& window, Interval strip, Interval needs) {
-    if (strip.empty()) return;
-    const auto [rows, begin] = output_strip(c, window, needs, bias, strip);
-    overwrite(y, c.output, rows, begin, strip, c.dim);
-  };
-  mend(windows[0], strips.before, strips.before_needs);
-  mend(windows[1], strips.after, strips.after_needs);
-  return in_format_of_whole(y, x, weight, options, local);
+  return forward(x, weight, bias, options, placement, nullptr);
+}
+
+std::pair<at::Tensor, ConvolutionHalo> convolution_with_halo(const at::Tensor& x, const at::Tensor& weight,
+                                                             const Bias& bias, const ConvolutionOptions& options,
+                                                             const Placement& placement) {
+  ConvolutionHalo halo;
+  at::Tensor y = forward(x, weight, bias, options, placement, &halo);
+  return {std::move(y), std::move(halo)};
 }
 
 }  // namespace graticule::ops

@@ -1,11 +1,16 @@
-// Gradients of a cut convolution. A pair of an x row and a grad row belongs to the rank that owns the x row, or stands
-// for it beyond the grid: so no pair is counted twice and none is left out, and x alone need be saved.
+// Gradients of a cut convolution. A weight's gradient is a sum over pairs of an x row and a grad row. Where every
+// rank's backward runs in place, a pair belongs to the rank that owns the x row, or stands for it beyond the grid: x
+// alone need be saved. Where one takes whole windows, and the convolution is not transposed, a pair belongs to the rank
+// that owns the grad row, and the rows of x that are not its own have been kept: the plan says which, the same on every
+// rank, so no pair is counted twice and none is left out.
 #include <ATen/ATen.h>
 
 #include <utility>
 
+#include "graticule/comm/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/convolution.hpp"
+#include "halo/row_copy.hpp"
 #include "ops/convolution_call.hpp"
 
 namespace graticule::ops {
@@ -49,25 +54,6 @@ void fold_beyond_grid(const ConvolutionCall& c, at::Tensor& grad_x, const at::Te
                  c.options.row_boundary);
 }
 
-// All gradients from whole windows of grad, with every row and column of x and its border in place.
-ConvolutionGradients backward_of_windows(const ConvolutionCall& c, const at::Tensor& window, const at::Tensor& x,
-                                         std::array<bool, 3> wanted) {
-  const Strips& strips = c.plan->backward;
-  const Interval extended = c.plan->extended;
-  const Interval covered = c.options.transposed ? strips.before : rows::fine_rows(c.s, strips.before_needs);
-  const at::Tensor rows = extended == c.input ? x : extended_rows(x, own_rows(c), extended, c.options.row_boundary);
-  const at::Tensor input = embed(c.bordered(rows), c.dim, extended, covered.begin, covered.size());
-  ConvolutionGradients result =
-      run_convolution_backward(window, input, c.weight, window_options(c.options, c.dim), wanted);
-  if (!wanted[0]) return result;
-  const at::Tensor whole = c.without_border(std::get<0>(result));
-  at::Tensor grad_x = crop(whole, c.dim, covered.begin, c.input);
-  const rows::Seams beyond = rows_beyond_grid(c);
-  for (const Interval rows : {beyond.before, beyond.after}) fold_beyond_grid(c, grad_x, whole, covered.begin, rows);
-  std::get<0>(result) = c.bordered_across() ? grad_x.contiguous(halo::memory_format(x)) : grad_x;
-  return result;
-}
-
 // The gradient of rows of x from whole windows of grad, `window`, rows `needs`, and the first of them: `strip.begin` or
 // before.
 std::pair<at::Tensor, int64_t> input_gradient_strip(const ConvolutionCall& c, const at::Tensor& window,
@@ -82,6 +68,65 @@ std::pair<at::Tensor, int64_t> input_gradient_strip(const ConvolutionCall& c, co
   const auto gradients = run_convolution_backward(window, empty_with(x, sizes), c.weight,
                                                   window_options(c.options, c.dim), {true, false, false});
   return {c.without_border(std::get<0>(gradients)), covered.begin};
+}
+
+// Gradients of x and weight from whole windows of grad. The weight's is that of a transposed convolution: of another
+// one it goes by output rows.
+ConvolutionGradients backward_of_windows(const ConvolutionCall& c, const at::Tensor& window, const at::Tensor& x,
+                                         std::array<bool, 3> wanted) {
+  const Strips& strips = c.plan->backward;
+  ConvolutionGradients result;
+  std::pair<at::Tensor, int64_t> strip;
+  if (wanted[1]) {
+    const at::Tensor input = embed(x, c.dim, c.input, strips.before.begin, strips.before.size());
+    result = run_convolution_backward(window, input, c.weight, window_options(c.options, c.dim), wanted);
+    strip = {std::get<0>(result), strips.before.begin};
+  } else {
+    strip = input_gradient_strip(c, window, x, strips.before, strips.before_needs);
+  }
+  if (!wanted[0]) return result;
+  const auto& [rows, begin] = strip;
+  at::Tensor grad_x = crop(rows, c.dim, begin, c.input);
+  const rows::Seams beyond = rows_beyond_grid(c);
+  for (const Interval end : {beyond.before, beyond.after}) fold_beyond_grid(c, grad_x, rows, begin, end);
+  std::get<0>(result) = c.bordered_across() ? grad_x.contiguous(halo::memory_format(x)) : grad_x;
+  return result;
+}
+
+// The rows of x that this rank's windows cover, from its own and those that forward kept.
+at::Tensor rows_of_windows(const ConvolutionCall& c, const at::Tensor& x, const ConvolutionHalo& halo) {
+  const Interval needed = rows::fine_rows(c.s, c.output);
+  if (needed == c.input) return x;
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes[c.dim] = needed.size();
+  at::Tensor result = empty_with(x, sizes);
+  int64_t filled = needed.begin;
+  // What is kept nowhere is zeros beyond the grid, or in no window.
+  const auto clear_to = [&](int64_t row) {
+    if (row > filled) halo::clear_rows(result, filled - needed.begin, row - filled, c.dim);
+  };
+  const auto put = [&](const at::Tensor& rows, int64_t first, Interval part) {
+    if (part.empty()) return;
+    clear_to(part.begin);
+    halo::copy_rows(rows, part.begin - first, result, part.begin - needed.begin, part.size(), c.dim);
+    filled = part.end;
+  };
+  const rows::Seams& kept = c.plan->kept;
+  put(halo.before, kept.before.begin, kept.before);
+  put(x, c.input.begin, rows::intersect(needed, c.input));
+  put(halo.after, kept.after.begin, kept.after);
+  clear_to(needed.end);
+  return result;
+}
+
+// What this rank's own rows of grad give to the gradients of weight and bias.
+ConvolutionGradients parameters_by_output_rows(const ConvolutionCall& c, const at::Tensor& grad, const at::Tensor& x,
+                                               const ConvolutionHalo& halo, bool bias) {
+  if (c.output.empty()) {
+    return {at::Tensor(), at::zeros_like(c.weight), bias ? grad.sum(parameter_axes(grad)) : at::Tensor()};
+  }
+  return run_convolution_backward(grad, c.bordered(rows_of_windows(c, x, halo)), c.weight,
+                                  window_options(c.options, c.dim), {false, true, bias});
 }
 
 // What grad rows `outside` this rank's own, to be found in `window` (rows `needs`), add to the weight gradient: their
@@ -201,30 +246,61 @@ ConvolutionGradients backward_in_place(const ConvolutionCall& c, halo::Gather& g
   return result;
 }
 
+// Another call's halo, or none: an error, and one on all ranks.
+void check_halo(const ConvolutionCall& c, const at::Tensor& x, const ConvolutionHalo& halo) {
+  const auto check = [&](const at::Tensor& rows, Interval kept, const char* which) {
+    std::vector<int64_t> expected = x.sizes().vec();
+    expected[c.dim] = kept.size();
+    if (rows.defined() && rows.sizes() == expected) return;
+    const std::string message =
+        c10::str(c.placement.layer, ": expected the rows ", which, " rank ", c.rank, "'s own, ",
+                 c10::IntArrayRef(expected), ", got ", rows.defined() ? c10::str(rows.sizes()) : "none");
+    comm::poison(c.domain, message);
+    TORCH_CHECK_VALUE(false, message);
+  };
+  check(halo.before, c.plan->kept.before, "before");
+  check(halo.after, c.plan->kept.after, "after");
+}
+
 }  // namespace
 
-ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                                          const ConvolutionOptions& options, const Placement& placement,
-                                          std::array<bool, 3> wanted) {
+ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
+                                          const at::Tensor& weight, const ConvolutionOptions& options,
+                                          const Placement& placement, std::array<bool, 3> wanted) {
   if (!wanted[0] && !wanted[1]) {
     return {at::Tensor(), at::Tensor(), wanted[2] ? grad.sum(parameter_axes(grad)) : at::Tensor()};
   }
   const ConvolutionCall c(x, weight, options, placement);
   const Strips& strips = c.plan->backward;
   const ConvolutionTrace trace(placement, "backward", strips);
+  const bool by_output_rows = wanted[1] && c.plan->weight_by_output_rows;
+  if (by_output_rows) check_halo(c, x, halo);
   halo::Gather gather = c.start(grad, strips, "backward");
-  if (!strips.whole) return backward_in_place(c, gather, grad, x, wanted);
-
-  const at::Tensor window = gather.finish_parts()[0];
-  ConvolutionGradients result;
-  if (!c.input.empty()) {
-    result = backward_of_windows(c, window, x, {wanted[0], wanted[1], false});
-  } else {
-    if (wanted[0]) std::get<0>(result) = at::empty_like(x);
-    if (wanted[1]) std::get<1>(result) = at::zeros_like(weight);
+  ConvolutionGradients parameters;
+  if (by_output_rows) {
+    // Needs nothing of what travels.
+    gather.keep_moving();
+    parameters = parameters_by_output_rows(c, grad, x, halo, wanted[2]);
+    wanted = {wanted[0], false, false};
   }
-  if (wanted[2]) std::get<2>(result) = grad.sum(parameter_axes(grad));
-  return result;
+  ConvolutionGradients result;
+  if (!wanted[0] && !wanted[1]) {
+    gather.finish_parts();
+  } else if (!strips.whole) {
+    result = backward_in_place(c, gather, grad, x, wanted);
+  } else {
+    const at::Tensor window = gather.finish_parts()[0];
+    if (!c.input.empty()) {
+      result = backward_of_windows(c, window, x, {wanted[0], wanted[1], false});
+    } else {
+      if (wanted[0]) std::get<0>(result) = at::empty_like(x);
+      if (wanted[1]) std::get<1>(result) = at::zeros_like(weight);
+    }
+    if (wanted[2]) std::get<2>(result) = grad.sum(parameter_axes(grad));
+  }
+  if (!by_output_rows) return result;
+  std::get<0>(parameters) = std::get<0>(result);
+  return parameters;
 }
 
 }  // namespace graticule::ops

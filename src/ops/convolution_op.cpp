@@ -1,4 +1,5 @@
-// graticule::convolution and graticule::convolution_backward: schemas, shapes, autograd and autocast.
+// graticule::convolution, graticule::convolution_with_halo, which autograd calls instead where the weight needs a
+// gradient, and graticule::convolution_backward: schemas, shapes, autograd and autocast.
 #include "ops/convolution_op.hpp"
 
 #include <ATen/ATen.h>
@@ -27,6 +28,8 @@ struct Arguments : torch::CustomClassHolder {
   ConvolutionOptions options;
   Placement placement;
   bool has_bias = false;
+  bool keeps_halo = false;
+  ConvolutionHalo halo;  // on its way out of a forward, else of no tensors
 
   Arguments(ConvolutionOptions o, Placement p) : options(std::move(o)), placement(std::move(p)) {}
 };
@@ -59,20 +62,37 @@ const char* name_of(rows::Boundary boundary) {
   }
 }
 
-ConvolutionGradients call_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                                   const Arguments& a, std::array<bool, 3> wanted) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("graticule::convolution_backward", "")
-          .typed<ConvolutionGradients(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef,
-                                      at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, int64_t, at::IntArrayRef,
-                                      at::IntArrayRef, int64_t, c10::string_view, c10::string_view, c10::string_view,
-                                      c10::string_view, std::array<bool, 3>)>();
+using WithHalo = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+WithHalo call_with_halo(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                        const Arguments& a) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("graticule::convolution_with_halo", "")
+                             .typed<WithHalo(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                             at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef,
+                                             int64_t, at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view,
+                                             c10::string_view, c10::string_view, c10::string_view)>();
   const auto& o = a.options;
   const auto& p = a.placement;
-  return op.call(grad, x, weight, o.stride, o.padding, o.dilation, o.transposed, o.output_padding, o.groups,
+  return op.call(x, weight, bias, o.stride, o.padding, o.dilation, o.transposed, o.output_padding, o.groups,
                  p.input.offsets(), p.output.offsets(), p.dim, p.group, p.layer, name_of(o.row_boundary),
-                 name_of(o.across_boundary), wanted);
+                 name_of(o.across_boundary));
+}
+
+ConvolutionGradients call_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
+                                   const at::Tensor& weight, const Arguments& a, std::array<bool, 3> wanted) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("graticule::convolution_backward", "")
+                             .typed<ConvolutionGradients(
+                                 const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                 const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, bool,
+                                 at::IntArrayRef, int64_t, at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view,
+                                 c10::string_view, c10::string_view, c10::string_view, std::array<bool, 3>)>();
+  const auto& o = a.options;
+  const auto& p = a.placement;
+  return op.call(grad, x, halo.before, halo.after, weight, o.stride, o.padding, o.dilation, o.transposed,
+                 o.output_padding, o.groups, p.input.offsets(), p.output.offsets(), p.dim, p.group, p.layer,
+                 name_of(o.row_boundary), name_of(o.across_boundary), wanted);
 }
 
 at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -81,10 +101,18 @@ at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, const s
   return convolution(x, weight, bias, a.options, a.placement);
 }
 
-ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                                     GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
+WithHalo with_halo_kernel(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                          GRATICULE_CONVOLUTION_ARGUMENTS) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  return convolution_backward(grad, x, weight, a.options, a.placement, wanted);
+  auto [y, halo] = convolution_with_halo(x, weight, bias, a.options, a.placement);
+  return {std::move(y), std::move(halo.before), std::move(halo.after)};
+}
+
+ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& before,
+                                     const at::Tensor& after, const at::Tensor& weight, GRATICULE_CONVOLUTION_ARGUMENTS,
+                                     std::array<bool, 3> wanted) {
+  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
+  return convolution_backward(grad, x, {before, after}, weight, a.options, a.placement, wanted);
 }
 
 at::Tensor forward_meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& /*bias*/,
@@ -94,7 +122,16 @@ at::Tensor forward_meta(const at::Tensor& x, const at::Tensor& weight, const std
   return convolution_shape(x, weight, a.options, a.placement, rank);
 }
 
-ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
+WithHalo with_halo_meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& /*bias*/,
+                        GRATICULE_CONVOLUTION_ARGUMENTS) {
+  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
+  const int rank = comm::Domain::from_group_name(a.placement.group).rank();
+  auto [before, after] = convolution_halo_shape(x, weight, a.options, a.placement, rank);
+  return {convolution_shape(x, weight, a.options, a.placement, rank), std::move(before), std::move(after)};
+}
+
+ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& /*before*/,
+                                   const at::Tensor& /*after*/, const at::Tensor& weight,
                                    GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   (void)stride, (void)padding, (void)dilation, (void)transposed, (void)output_padding, (void)groups;
   (void)in_offsets, (void)out_offsets, (void)dim, (void)group, (void)layer, (void)row_boundary, (void)across_boundary;
@@ -103,13 +140,20 @@ ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, 
 }
 
 struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
+  // Leaves the halo in the arguments: as an output it would be given a gradient of zeros.
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight,
                           const std::optional<at::Tensor>& bias, const c10::intrusive_ptr<Arguments>& a) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({x, weight});
     a->has_bias = bias.has_value() && bias->defined();
     ctx->saved_data["arguments"] = c10::IValue::make_capsule(a);
-    return call_convolution(x, weight, bias, a->options, a->placement);
+    if (!a->keeps_halo) {
+      ctx->save_for_backward({x, weight});
+      return call_convolution(x, weight, bias, a->options, a->placement);
+    }
+    auto [y, before, after] = call_with_halo(x, weight, bias, *a);
+    ctx->save_for_backward({x, weight, before, after});
+    a->halo = {std::move(before), std::move(after)};
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -117,22 +161,42 @@ struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                                      a.has_bias && ctx->needs_input_grad(2)};
-    auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], saved[1], a, wanted);
+    const ConvolutionHalo halo = a.keeps_halo ? ConvolutionHalo{saved[2], saved[3]} : no_halo(saved[0]);
+    auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], halo, saved[1], a, wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
+  }
+
+ private:
+  static ConvolutionHalo no_halo(const at::Tensor& x) {
+    return {at::empty({0}, x.options()), at::empty({0}, x.options())};
   }
 };
 
 at::Tensor forward_autograd(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             GRATICULE_CONVOLUTION_ARGUMENTS) {
-  return ConvolutionFunction::apply(x, weight, bias, c10::make_intrusive<Arguments>(GRATICULE_COLLECT_ARGUMENTS));
+  const auto a = c10::make_intrusive<Arguments>(GRATICULE_COLLECT_ARGUMENTS);
+  a->keeps_halo = c10::GradMode::is_enabled() && weight.requires_grad();
+  at::Tensor y = ConvolutionFunction::apply(x, weight, bias, a);
+  a->halo = {};
+  return y;
 }
 
-ConvolutionGradients backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
+WithHalo with_halo_autograd(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                            GRATICULE_CONVOLUTION_ARGUMENTS) {
+  const auto a = c10::make_intrusive<Arguments>(GRATICULE_COLLECT_ARGUMENTS);
+  a->keeps_halo = true;
+  at::Tensor y = ConvolutionFunction::apply(x, weight, bias, a);
+  const ConvolutionHalo halo = std::exchange(a->halo, {});
+  return {std::move(y), halo.before, halo.after};
+}
+
+ConvolutionGradients backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& before,
+                                       const at::Tensor& after, const at::Tensor& weight,
                                        GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  refuse_double_backward(a.placement.layer, {grad, x, weight});
+  refuse_double_backward(a.placement.layer, {grad, x, before, after, weight});
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(grad, x, weight, a, wanted);
+  return call_backward(grad, x, {before, after}, weight, a, wanted);
 }
 
 template <c10::DeviceType device>
@@ -167,7 +231,12 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
       "transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
       "str layer, str row_boundary=\"zeros\", str across_boundary=\"zeros\") -> Tensor");
   m.def(
-      "convolution_backward(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation, "
+      "convolution_with_halo(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, bool "
+      "transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
+      "str layer, str row_boundary, str across_boundary) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "convolution_backward(Tensor grad, Tensor x, Tensor before, Tensor after, Tensor weight, int[] stride, int[] "
+      "padding, int[] dilation, "
       "bool transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
       "str layer, str row_boundary, str across_boundary, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
   m.def("force_convolution_path(str path) -> ()", [](c10::string_view path) {
@@ -182,14 +251,17 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
 
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("convolution", forward_kernel);
+  m.impl("convolution_with_halo", with_halo_kernel);
   m.impl("convolution_backward", backward_kernel);
 }
 TORCH_LIBRARY_IMPL(graticule, Meta, m) {
   m.impl("convolution", forward_meta);
+  m.impl("convolution_with_halo", with_halo_meta);
   m.impl("convolution_backward", backward_meta);
 }
 TORCH_LIBRARY_IMPL(graticule, Autograd, m) {
   m.impl("convolution", forward_autograd);
+  m.impl("convolution_with_halo", with_halo_autograd);
   m.impl("convolution_backward", backward_autograd);
 }
 TORCH_LIBRARY_IMPL(graticule, AutocastCPU, m) { m.impl("convolution", forward_autocast<c10::DeviceType::CPU>); }

@@ -75,7 +75,8 @@ Interval needs(const Stencil& s, const Direction& d, Interval target) {
   return d.to_coarse ? rows::fine_rows(s, target) : rows::coarse_rows(s, target);
 }
 
-// A kernel's work goes by coarse rows: those of the windows it is given, whatever part of them is wanted.
+// A kernel's work goes by coarse rows: those of the windows it is given, whatever part of them is wanted. Whole windows
+// of other ranks' rows are given to one pass alone: a weight's gradient from whole windows goes by output rows.
 bool strips_are_better(const Stencil& s, const Direction& d, const Seams& seams) {
   if ((seams.before.size() + seams.after.size()) * least_rows_to_strips > d.target.size()) return false;
   const auto coarse_rows = [&](Interval target) {
@@ -86,8 +87,7 @@ bool strips_are_better(const Stencil& s, const Direction& d, const Seams& seams)
   };
   const auto own = static_cast<double>(d.to_coarse ? d.target.size() : d.source.size());
   const double more_rows = std::max(0.0, coarse_rows(d.target) - own);
-  return strip_cost(seams.before) + strip_cost(seams.after) <=
-         d.flops_of_copies + d.passes * more_rows * d.flops_of_coarse_row;
+  return strip_cost(seams.before) + strip_cost(seams.after) <= d.flops_of_copies + more_rows * d.flops_of_coarse_row;
 }
 
 Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, const LocalFit& fit) {
@@ -193,6 +193,27 @@ struct Facts {
   }
 };
 
+// The rows that the forward exchange brings, beside this rank's own, for rows `output`. An output row may lie anywhere.
+Seams kept_rows(const Facts& facts, int rank, const Strips& forward) {
+  const Interval own = facts.input.interval(rank);
+  Interval needed = rows::fine_rows(facts.s, facts.output.interval(rank));
+  if (facts.boundary == Boundary::zeros) needed = rows::intersect(needed, {0, facts.input.rows()});
+  const auto clear = [](Interval i) { return i.empty() ? Interval{0, 0} : i; };
+  return {clear(rows::intersect({needed.begin, std::min(needed.end, own.begin)}, forward.before_needs)),
+          clear(rows::intersect({std::max(needed.begin, own.end), needed.end},
+                                forward.whole ? forward.before_needs : forward.after_needs))};
+}
+
+// A rank in place finds what others' rows of grad add to its part of the weight's gradient in the strips; one of whole
+// windows would compute that part over all of them again. So if one takes whole windows, every rank's part is what its
+// own rows of grad give.
+bool goes_by_output_rows(const Facts& facts, const std::vector<Strips>& backward) {
+  for (int r = 0; r < facts.input.ranks(); ++r) {
+    if (!facts.transposed && backward[r].whole && !facts.input.interval(r).empty()) return true;
+  }
+  return false;
+}
+
 std::shared_ptr<const rows::ExchangePlan> exchange_of(const std::vector<Strips>& strips, const Partition& source,
                                                       Boundary boundary, int rank) {
   std::vector<rows::Wanted> parts(2);
@@ -210,7 +231,13 @@ StripPlan make_plan(const Facts& facts, int rank, const comm::Facts& hash) {
     forward.push_back(facts.forward(r));
     backward.push_back(facts.backward(r));
   }
-  StripPlan plan{facts.fit(rank), forward[rank], backward[rank], facts.extended(rank), hash};
+  StripPlan plan{.fit = facts.fit(rank),
+                 .forward = forward[rank],
+                 .backward = backward[rank],
+                 .extended = facts.extended(rank),
+                 .facts = hash};
+  plan.weight_by_output_rows = goes_by_output_rows(facts, backward);
+  if (plan.weight_by_output_rows) plan.kept = kept_rows(facts, rank, plan.forward);
   plan.forward.exchange = exchange_of(forward, facts.input, facts.boundary, rank);
   plan.backward.exchange = exchange_of(backward, facts.output, Boundary::zeros, rank);
   return plan;

@@ -31,7 +31,13 @@ struct StripPlan {
   Strips forward;           ///< of the output
   Strips backward;          ///< of the input's gradient, the rows beyond the grid included
   rows::Interval extended;  ///< this rank's input rows and those beyond the grid that it stands for
-  comm::Facts facts;        ///< what the ranks must agree on beside the rows that travel
+  /// Whose part of the weight's gradient a pair of an input row and a row of the output's gradient is: that of the rank
+  /// of the output row, or else of the input row. The same on every rank, or pairs would count twice or not at all.
+  bool weight_by_output_rows = false;
+  /// Input rows outside this rank's own that its output is made of, where the weight's gradient goes by output rows:
+  /// what backward needs of those that came in forward. Rows of zeros beyond the grid are left out.
+  rows::Seams kept{};
+  comm::Facts facts;  ///< what the ranks must agree on beside the rows that travel
 };
 
 /// Found in O(1) after the first call with these facts: x's and the weight's sizes, the options, the placement.

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "graticule/comm/exchange.hpp"
 #include "graticule/ops/layers.hpp"
@@ -97,12 +98,12 @@ void check(const Case& c, const Ints& out_offsets = {}) {
     const int rank = domain.rank();
     const Placement placement{input, output, c.dim, domain.name(), "convolution"};
     const at::Tensor x = shard(c.input(), c.dim, c.offsets, rank);
-    const at::Tensor own_y = convolution(x, c.weight(), c.bias(), c.options(), placement);
+    const auto [own_y, halo] = convolution_with_halo(x, c.weight(), c.bias(), c.options(), placement);
     EXPECT_TRUE(close(own_y, shard(y, c.dim, output.offsets(), rank), 1e-12)) << "output, rank " << rank << c.text();
     expect_shape(own_y, x, c, placement, rank);
     const auto own_g = shard(g, c.dim, output.offsets(), rank);
     const auto [own_x, own_weight, own_bias] =
-        convolution_backward(own_g, x, c.weight(), c.options(), placement, {true, true, true});
+        convolution_backward(own_g, x, halo, c.weight(), c.options(), placement, {true, true, true});
     EXPECT_TRUE(close(own_x, shard(grad_x, c.dim, c.offsets, rank), 1e-12)) << "rank " << rank << c.text();
     weights[rank] = own_weight;
     biases[rank] = own_bias;
@@ -189,10 +190,11 @@ TEST(Convolution, GivesTheGradientsThatAreWanted) {
     const at::Tensor x = shard(c.input(), 2, c.offsets, domain.rank());
     const Placement placement{Partition(c.offsets), Partition(c.offsets), 2, domain.name(), "convolution"};
     const at::Tensor g = random_like({2, 2, x.size(2), 7}, at::kDouble, 1);
+    const ConvolutionHalo halo = convolution_with_halo(x, c.weight(), c.bias(), c.options(), placement).second;
     for (int mask = 0; mask < 8; ++mask) {
       const std::array<bool, 3> wanted{(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
       const auto [grad_x, grad_weight, grad_bias] =
-          convolution_backward(g, x, c.weight(), c.options(), placement, wanted);
+          convolution_backward(g, x, halo, c.weight(), c.options(), placement, wanted);
       EXPECT_EQ(grad_x.defined(), wanted[0]);
       EXPECT_EQ(grad_weight.defined(), wanted[1]);
       EXPECT_EQ(grad_bias.defined(), wanted[2]);
@@ -219,7 +221,7 @@ TEST(Convolution, HasTheBitsOfTheUncutOneInFloat32) {
       const at::Tensor own = shard(x, 2, offsets, rank);
       EXPECT_TRUE(at::equal(convolution(own, weight, std::nullopt, o, placement), shard(y, 2, output.offsets(), rank)));
       const at::Tensor own_g = shard(g, 2, output.offsets(), rank);
-      const auto gradients = convolution_backward(own_g, own, weight, o, placement, {true, false, false});
+      const auto gradients = convolution_backward(own_g, own, {}, weight, o, placement, {true, false, false});
       EXPECT_TRUE(at::equal(std::get<0>(gradients), shard(grad_x, 2, offsets, rank)));
     });
   }
@@ -274,6 +276,100 @@ TEST(Convolution, TakesWholeWindowsWhereRowsDoNotLineUp) {
   const Forced forced(ConvolutionPath::in_place);
   const auto events = events_of([]() { check({.kernel = 3, .stride = 2, .offsets = {0, 7, 15, 24}}); });
   EXPECT_EQ(events.count("convolution forward: whole windows: they do not line up with the shard"), 1U);
+}
+
+// Both ways to count a weight's gradient must not meet: where one rank needs the one, all take it.
+TEST(Convolution, IsExactWhereRanksMixPaths) {
+  const Forced forced(ConvolutionPath::in_place);
+  const std::string in_place = "convolution backward: in place";
+  const std::string whole = "convolution backward: whole windows: they do not line up with the shard";
+  const std::vector<std::pair<Case, Ints>> mixed{
+      {{.kernel = 3, .stride = 2, .offsets = {0, 8, 14, 24}}, {}},
+      {{.kernel = 4, .stride = 2, .offsets = {0, 8, 16, 23, 32}}, {}},
+      {{.kernel = 4, .stride = 2, .offsets = {0, 8, 8, 16, 23}}, {}},
+      {{.kernel = 3, .offsets = {0, 8, 16, 24}}, {0, 8, 15, 24}},
+      {{.kernel = 3, .offsets = {0, 8, 16, 24, 24}}, {0, 8, 16, 21, 24}},
+      {{.kernel = 5, .padding = 4, .dilation = 2, .offsets = {0, 10, 20, 30}}, {0, 10, 21, 30}},
+      // Rows that no window takes.
+      {{.kernel = 1, .stride = 3, .padding = 0, .offsets = {0, 4, 10, 16}}, {0, 2, 4, 6}},
+      {{.kernel = 2, .stride = 4, .padding = 1, .offsets = {0, 6, 13, 21}}, {0, 1, 4, 6}},
+      {{.dims = 3, .kernel = 3, .stride = 2, .dim = 4, .offsets = {0, 8, 14, 24}}, {}},
+      {{.dims = 1, .kernel = 3, .stride = 2, .groups = 2, .offsets = {0, 8, 14, 24}}, {}}};
+  for (const auto& [c, out_offsets] : mixed) {
+    auto events = events_of([&c = c, &out_offsets = out_offsets]() { check(c, out_offsets); });
+    EXPECT_GE(events[in_place], 1) << c.text();
+    EXPECT_GE(events[whole], 1) << c.text();
+  }
+}
+
+TEST(Convolution, IsExactWhereRanksMixPathsAndBordersAreNotZeros) {
+  const Forced forced(ConvolutionPath::in_place);
+  const at::Tensor x = random_like({2, 3, 24, 7}, at::kDouble, 1);
+  const at::Tensor weight = random_like({4, 3, 3, 3}, at::kDouble, 2);
+  for (const std::string mode : {"reflect", "replicate"}) {
+    for (const Ints& offsets : {Ints{0, 8, 14, 24}, Ints{0, 6, 12, 16, 24}, Ints{0, 6, 6, 12, 24}}) {
+      const auto layer = [&](const at::Tensor& t, const std::optional<Domain>& domain) -> Called {
+        const at::Tensor w = weight.clone().requires_grad_();
+        if (domain.has_value()) {
+          const ConvArguments a{{2, 1}, {1, 1}, {1, 1}, mode, {1, 1}, 1};
+          return {conv(t, w, std::nullopt, a, {offsets, {}, 2, domain->name(), "Conv"}), {w}};
+        }
+        return {at::conv2d(at::pad(t, {1, 1, 1, 1}, mode), w, {}, {2, 1}), {w}};
+      };
+      auto events = events_of([&]() { expect_uncut(layer, x, {.name = "padding " + mode, .in_offsets = offsets}); });
+      EXPECT_GE(events["Conv backward: in place"], 1) << mode << c10::IntArrayRef(offsets);
+      EXPECT_GE(events["Conv backward: whole windows: they do not line up with the shard"], 1)
+          << mode << c10::IntArrayRef(offsets);
+    }
+  }
+}
+
+// Rows of grad that ATen is given for a weight's gradient while `body` runs, by any thread.
+std::multiset<int64_t> rows_for_weights(const std::function<void()>& body) {
+  static std::mutex mutex;
+  static std::multiset<int64_t> rows;
+  rows.clear();
+  const auto handle = at::addGlobalCallback(
+      at::RecordFunctionCallback([](const at::RecordFunction& function) -> std::unique_ptr<at::ObserverContext> {
+        if (std::string(function.name()) != "aten::convolution_backward") return nullptr;
+        const bool weight = function.inputs().at(10).toBoolList().get(1);
+        const std::lock_guard lock(mutex);
+        if (weight) rows.insert(function.inputs().at(0).toTensor().size(2));
+        return nullptr;
+      })
+          .needsInputs(true)
+          .scopes({at::RecordScope::FUNCTION}));
+  body();
+  at::removeCallback(handle);
+  return rows;
+}
+
+TEST(Convolution, TakesOwnRowsAloneForTheWeightOfWholeWindows) {
+  const Case c{.kernel = 6, .stride = 2, .padding = 2, .offsets = {0, 8, 20, 32}};
+  const Forced forced(ConvolutionPath::whole_windows);
+  const at::Tensor g = random_like({2, 2, 16, 3}, at::kDouble, 4);
+  const Ints outputs{0, 4, 10, 16};
+  std::vector<at::Tensor> inputs(3);
+  std::vector<ConvolutionHalo> halos(3);
+  const auto placement = [&](const Domain& domain) {
+    return Placement{Partition(c.offsets), Partition(outputs), 2, domain.name(), "convolution"};
+  };
+  run_ranks(3, [&](const Domain& domain) {
+    const int rank = domain.rank();
+    inputs[rank] = shard(c.input(), 2, c.offsets, rank);
+    halos[rank] = convolution_with_halo(inputs[rank], c.weight(), {}, c.options(), placement(domain)).second;
+    // Two rows beyond an end of the shard, of which those beyond the grid are zeros, and kept nowhere.
+    EXPECT_EQ(halos[rank].before.size(2), rank == 0 ? 0 : 2);
+    EXPECT_EQ(halos[rank].after.size(2), rank == 2 ? 0 : 2);
+  });
+  const std::multiset<int64_t> rows = rows_for_weights([&]() {
+    run_ranks(3, [&](const Domain& domain) {
+      const int rank = domain.rank();
+      convolution_backward(shard(g, 2, outputs, rank), inputs[rank], halos[rank], c.weight(), c.options(),
+                           placement(domain), {true, true, true});
+    });
+  });
+  EXPECT_EQ(rows, (std::multiset<int64_t>{4, 6, 6}));
 }
 
 // The layer functions, through autograd: padding modes and unequal padding.

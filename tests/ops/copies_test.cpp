@@ -9,6 +9,7 @@
 #include "graticule/ops/group_norm.hpp"
 #include "graticule/ops/interpolate.hpp"
 #include "graticule/ops/layers.hpp"
+#include "ops/convolution_path.hpp"
 #include "support/compare.hpp"
 
 namespace graticule::ops {
@@ -116,6 +117,19 @@ TEST(Copies, NoneIsMadeOfAShard) {
       EXPECT_LE(copies_with(subject, format, 1), 1) << subject.name;
     }
   }
+}
+
+// Whole windows take four: windows of x and of grad, rows of x for the weight's gradient, and the input's gradient
+// without what it has beside its own rows.
+TEST(Copies, AreFourOfWholeWindows) {
+  force_convolution_path(ConvolutionPath::whole_windows);
+  for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+    for (const Subject& subject : {subjects().at(0), subjects().at(3)}) {
+      const int copies = copies_with(subject, format, 3);
+      EXPECT_LE(copies, 3 * 4) << subject.name << (format == at::MemoryFormat::Contiguous ? "" : ", channels last");
+    }
+  }
+  force_convolution_path(ConvolutionPath::automatic);
 }
 
 TEST(Copies, AreCounted) {

@@ -129,8 +129,9 @@ def op_arguments(domain):
     norm = (1, 1e-5, rows, 2, group, "layer")
     return {
         "convolution": (shard, weight, bias, *stencil, "reflect", "circular"),
+        "convolution_with_halo": (shard, weight, bias, *stencil, "reflect", "circular"),
         "convolution_backward": (
-            *(t.detach() for t in (gradient, shard, weight)),
+            *(t.detach() for t in (gradient, shard, x(1, 2, 1, 4), x(1, 2, 1, 4), weight)),
             *stencil,
             "reflect",
             "circular",
@@ -154,6 +155,7 @@ def op_arguments(domain):
 
 OP_NAMES = [
     "convolution",
+    "convolution_with_halo",
     "convolution_backward",
     "group_norm_forward",
     "group_norm_backward",
@@ -228,6 +230,72 @@ def test_a_second_derivative_of_a_frozen_input_is_an_error():
 
     errors = failures(2, body)
     assert len(errors) == 2 and all("gradient of the gradient" in str(error) for error in errors.values())
+
+
+@pytest.fixture
+def whole_windows():
+    OPS.force_convolution_path("whole_windows")
+    yield
+    OPS.force_convolution_path("automatic")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_rows_are_kept_for_a_weight_that_needs_a_gradient(frozen, whole_windows):
+    """Two more tensors, of the rows that came: none for a frozen weight, whose input still has its gradient."""
+    torch.manual_seed(0)
+    serial = nn.Conv2d(2, 2, 5, padding=2, padding_mode="reflect").double()
+    serial.weight.requires_grad_(not frozen)
+    whole = torch.randn(1, 2, 12, 4, dtype=torch.float64, requires_grad=True)
+    serial(whole).square().sum().backward()
+
+    def body(domain):
+        module = copy.deepcopy(serial)
+        module.zero_grad()
+        mine = own_rows(whole.detach(), 2, domain).clone().requires_grad_()
+        saved = []
+
+        def pack(tensor):
+            saved.append(tuple(tensor.shape))
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = layers.DomainParallelConv2d(module, domain=domain)(mine)
+        y.square().sum().backward()
+        return saved, mine.grad, module.weight.grad
+
+    saved, rows, weights = zip(*run_ranks(3, body), strict=True)
+    halo = [] if frozen else [(1, 2, 2, 4)] * 2
+    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *halo] for shapes in saved)
+    assert relative(torch.cat(rows, 2), whole.grad) < 1e-12
+    if not frozen:
+        assert relative(sum(weights), serial.weight.grad) < 1e-12
+
+
+def test_the_op_that_keeps_rows_is_differentiable():
+    def body(domain):
+        arguments = op_arguments(domain)
+        y, before, after = OPS.convolution_with_halo(*arguments["convolution_with_halo"])
+        leaves = arguments["convolution_with_halo"][:3]
+        expected = torch.autograd.grad(OPS.convolution(*leaves, *arguments["convolution"][3:]).sum(), leaves)
+        assert not before.requires_grad and not after.requires_grad
+        return [torch.equal(a, b) for a, b in zip(torch.autograd.grad(y.sum(), leaves), expected, strict=True)]
+
+    assert all(all(same) for same in run_ranks(2, body))
+
+
+def test_a_backward_without_the_rows_is_an_error():
+    """On the rank whose rows are missing, and on the others too."""
+
+    def body(domain):
+        gradient, shard, before, after, *rest = op_arguments(domain)["convolution_backward"]
+        if domain.rank == 1:
+            before = before[:, :, :0]
+        OPS.convolution_backward(gradient, shard, before, after, *rest)
+
+    errors = failures(3, body)
+    assert len(errors) == 3
+    assert "layer: expected the rows before rank 1's own, [1, 2, 1, 4], got [1, 2, 0, 4]" in str(errors[1])
+    assert "rank 1" in str(errors[0])
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest", "area"])

@@ -56,7 +56,7 @@ SILENT = {
 
 def test_every_op_that_communicates_is_known():
     names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("graticule::")}
-    assert {"convolution", "gather_rows", "group_norm_backward"} < names
+    assert {"convolution", "convolution_with_halo", "gather_rows", "group_norm_backward"} < names
     assert set(compiling.COMMUNICATING) == names - SILENT
 
 

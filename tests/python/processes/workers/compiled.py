@@ -40,6 +40,7 @@ def exchanges(body: Callable[[], object]) -> list[tuple]:
     """The communicating ops that body runs, in order: names, and of each tensor what does not depend on the rank.
 
     Body is run once before: compilation calls the ops too, on tensors that hold nothing.
+    A convolution has one name, whether autograd has it keep rows or not.
     """
     body()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as trace:
@@ -50,7 +51,8 @@ def exchanges(body: Callable[[], object]) -> list[tuple]:
         while above is not None and above.name not in OPS:
             above = above.cpu_parent
         if event.name in OPS and above is None:
-            found.append((event.name, [shape[:2] for shape in event.input_shapes if len(shape) > 1]))
+            name = event.name.removesuffix("_with_halo")
+            found.append((name, [shape[:2] for shape in event.input_shapes if len(shape) > 1]))
     return found
 
 
