@@ -16,7 +16,6 @@
 namespace graticule::ops {
 namespace {
 
-using rows::Boundary;
 using rows::Interval;
 
 std::vector<int64_t> parameter_axes(const at::Tensor& grad) {
