@@ -30,7 +30,7 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
     if cut is None:
         new_args, new_kwargs = pytree.tree_unflatten([whole(t) for t in flat], spec)
         return op(*new_args, **new_kwargs)
-    parts = [_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
+    parts = [own_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
     result = op(*new_args, **new_kwargs)
     if isinstance(result, Tensor):
@@ -49,7 +49,7 @@ def _in_place(op: Any, args: Any, kwargs: Any) -> Any:
         return target
     moves.refuse_write(op, target)
     flat, spec = pytree.tree_flatten((rest, kwargs))
-    parts = [_part(t, target._cut, target.dim()) if isinstance(t, Tensor) else t for t in flat]
+    parts = [own_part(t, target._cut, target.dim()) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
     op(target._local, *new_args, **new_kwargs)
     return target
@@ -78,7 +78,8 @@ def _is_repeated(t: DomainTensor, tensors: list[Tensor], ndim: int) -> bool:
     return any(other.dim() >= from_end and other.shape[-from_end] != 1 for other in tensors)
 
 
-def _part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
+def own_part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
+    """What a rank needs of an argument, cut in any way or whole, for its part of a result of `ndim` dimensions."""
     dim = cut.dim - (ndim - t.dim())
     if isinstance(t, DomainTensor):
         own = t._cut
