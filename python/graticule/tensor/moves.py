@@ -36,16 +36,17 @@ def _gather_rows(
 def gather(local: Tensor, cut: Cut) -> Tensor:
     """The whole tensor on every rank."""
     with report.move("GATHER"):
-        return _everything(local, cut)
+        return everything(local, cut)
 
 
 def replicate(local: Tensor, cut: Cut) -> Tensor:
     """The whole of a tensor that is small beside what it is made of: a row, a mask. No gather in the report's sense."""
     with report.move("rows"):
-        return _everything(local, cut)
+        return everything(local, cut)
 
 
-def _everything(local: Tensor, cut: Cut) -> Tensor:
+def everything(local: Tensor, cut: Cut) -> Tensor:
+    """The whole tensor on every rank, in no report."""
     size = cut.domain.size
     if size == 1:
         return local

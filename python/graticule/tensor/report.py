@@ -80,11 +80,13 @@ def report(strict: bool = False, model: torch.nn.Module | None = None) -> Iterat
     found = Report(strict)
     paths = {} if model is None else {id(module): path or "(model)" for path, module in model.named_modules()}
 
+    # The hooks are the process's, the report is this thread's.
     def enter(module: torch.nn.Module, args: Any) -> None:
-        _state.modules.append(paths.get(id(module), type(module).__name__))
+        if found in _state.reports:
+            _state.modules.append(paths.get(id(module), type(module).__name__))
 
     def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
-        if _state.modules:
+        if found in _state.reports and _state.modules:
             _state.modules.pop()
 
     before = torch.nn.modules.module.register_module_forward_pre_hook(enter)
