@@ -137,4 +137,12 @@ std::pair<at::Tensor, ConvolutionHalo> convolution_with_halo(const at::Tensor& x
   return {std::move(y), std::move(halo)};
 }
 
+ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
+                                 const Placement& placement) {
+  const ConvolutionCall c(x, weight, options, placement);
+  ConvolutionHalo halo = empty_halo(x, c.dim, c.plan->kept);
+  if (c.plan->weight_by_output_rows) keep_rows(c, c.start(x, c.plan->forward, "halo").finish_parts(), halo);
+  return halo;
+}
+
 }  // namespace graticule::ops

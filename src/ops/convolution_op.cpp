@@ -1,5 +1,6 @@
 // graticule::convolution, graticule::convolution_with_halo, which autograd calls instead where the weight needs a
-// gradient, and graticule::convolution_backward: schemas, shapes, autograd and autocast.
+// gradient, graticule::convolution_halo, for those who call backward without it, and graticule::convolution_backward:
+// schemas, shapes, autograd and autocast.
 #include "ops/convolution_op.hpp"
 
 #include <ATen/ATen.h>
@@ -106,6 +107,13 @@ WithHalo with_halo_kernel(const at::Tensor& x, const at::Tensor& weight, const s
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
   auto [y, halo] = convolution_with_halo(x, weight, bias, a.options, a.placement);
   return {std::move(y), std::move(halo.before), std::move(halo.after)};
+}
+
+std::tuple<at::Tensor, at::Tensor> halo_kernel(const at::Tensor& x, const at::Tensor& weight,
+                                               GRATICULE_CONVOLUTION_ARGUMENTS) {
+  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
+  auto [before, after] = convolution_halo(x, weight, a.options, a.placement);
+  return {std::move(before), std::move(after)};
 }
 
 ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& before,
@@ -235,6 +243,10 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
       "transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
       "str layer, str row_boundary, str across_boundary) -> (Tensor, Tensor, Tensor)");
   m.def(
+      "convolution_halo(Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation, bool transposed, "
+      "int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, str layer, "
+      "str row_boundary, str across_boundary) -> (Tensor, Tensor)");
+  m.def(
       "convolution_backward(Tensor grad, Tensor x, Tensor before, Tensor after, Tensor weight, int[] stride, int[] "
       "padding, int[] dilation, "
       "bool transposed, int[] output_padding, int groups, int[] in_offsets, int[] out_offsets, int dim, str group, "
@@ -252,6 +264,7 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("convolution", forward_kernel);
   m.impl("convolution_with_halo", with_halo_kernel);
+  m.impl("convolution_halo", halo_kernel);
   m.impl("convolution_backward", backward_kernel);
 }
 TORCH_LIBRARY_IMPL(graticule, Meta, m) {
