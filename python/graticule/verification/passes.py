@@ -1,0 +1,88 @@
+"""One forward and backward pass of a model, and all that it gives."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+Loss = Callable[[Any], Tensor]
+
+
+@dataclasses.dataclass
+class Pass:
+    """What a pass gave, by kind and name: the order in which differences are looked for."""
+
+    outputs: dict[str, Tensor]
+    loss: Tensor
+    input_gradients: dict[str, Tensor]
+    parameter_gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(kind, name, tensor) of everything."""
+        yield from (("output", name, t) for name, t in self.outputs.items())
+        yield "loss", "", self.loss
+        yield from (("input gradient", name, t) for name, t in self.input_gradients.items())
+        yield from (("parameter gradient", name, t) for name, t in self.parameter_gradients.items())
+        yield from (("buffer", name, t) for name, t in self.buffers.items())
+
+
+def named_tensors(value: Any) -> dict[str, Tensor]:
+    """The tensors in a model's input or output, by their place in it; a lone tensor has no name."""
+    flat, _ = pytree.tree_flatten_with_path(value)
+    return {pytree.keystr(path): t for path, t in flat if isinstance(t, Tensor)}
+
+
+def weighted_sum(output: Any) -> Tensor:
+    """A loss that every element of the output weighs in differently, the same for a whole and for a cut output."""
+    total: Any = 0.0
+    for t in named_tensors(output).values():
+        if t.requires_grad:
+            weight = torch.linspace(0.5, 1.5, max(t.numel(), 1), dtype=torch.float64)[: t.numel()]
+            total = total + (t * weight.cos().to(t.dtype).to(t.device).view(t.shape)).sum() / max(t.numel(), 1)
+    return total
+
+
+def run_pass(model: nn.Module, arguments: Any, loss: Loss) -> Pass:
+    """One pass over `arguments`, a tuple or a dictionary, of which floating tensors get gradients."""
+    taken = named_tensors(arguments)
+    for t in taken.values():
+        t.requires_grad_(t.is_floating_point())
+    output = model(**arguments) if isinstance(arguments, dict) else model(*arguments)
+    value = loss(output)
+    if value.requires_grad:
+        value.backward()
+    return Pass(
+        {name: t.detach() for name, t in named_tensors(output).items()},
+        value.detach(),
+        {name: t.grad for name, t in taken.items() if t.grad is not None},
+        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+        {name: b.detach().clone() for name, b in model.named_buffers()},
+    )
+
+
+@contextlib.contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Restores the model's values, its gradients and the random generators; within, it starts without gradients."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [t.detach().clone() for t in tensors]
+    gradients = [p.grad for p in model.parameters()]
+    devices = sorted({t.device for t in tensors if t.is_cuda}, key=str)
+    with torch.random.fork_rng(devices):
+        try:
+            for p in model.parameters():
+                p.grad = None
+            yield
+        finally:
+            with torch.no_grad():
+                for t, value in zip(tensors, values, strict=True):
+                    if not torch.equal(t, value):
+                        t.copy_(value)
+            for p, gradient in zip(model.parameters(), gradients, strict=True):
+                p.grad = gradient
