@@ -43,13 +43,18 @@ class DomainTensor(Tensor):
 
     @staticmethod
     def __new__(  # noqa: D102
-        cls: type[DomainTensor], local: Tensor, cut: Cut, moved: bool = False, requires_grad: bool = False
+        cls: type[DomainTensor],
+        local: Tensor,
+        cut: Cut,
+        moved: bool = False,
+        requires_grad: bool = False,
+        strides: tuple[int, ...] | None = None,
     ) -> DomainTensor:
         shape = tuple(cut.global_shape(local.shape))
         result = Tensor._make_wrapper_subclass(
             cls,
             shape,
-            strides=strides_in_order(local.stride(), tuple(local.shape), shape),
+            strides=strides or strides_in_order(local.stride(), tuple(local.shape), shape),
             dtype=local.dtype,
             device=local.device,
             layout=local.layout,
@@ -60,8 +65,19 @@ class DomainTensor(Tensor):
         result._moved = moved
         return result
 
-    def __init__(self, local: Tensor, cut: Cut, moved: bool = False, requires_grad: bool = False) -> None:
-        """See __new__. `moved`: a result of a view op that had to move rows, and so shares memory with nothing."""
+    def __init__(
+        self,
+        local: Tensor,
+        cut: Cut,
+        moved: bool = False,
+        requires_grad: bool = False,
+        strides: tuple[int, ...] | None = None,
+    ) -> None:
+        """See __new__. `moved`: a result of a view op that had to move rows, and so shares memory with nothing.
+
+        `strides`: those that the whole tensor would have, for views; dense ones in the order of the local rows'
+        otherwise. By them torch decides whether a reshape is a view, and so what a write into it changes.
+        """
 
     @property
     def local(self) -> Tensor:

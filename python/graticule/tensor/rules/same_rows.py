@@ -16,7 +16,7 @@ aten = torch.ops.aten
 @rule(aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 def alias(op: Any, x: DomainTensor) -> DomainTensor:
     """The same memory."""
-    return DomainTensor(op(x._local), x._cut, x._moved)
+    return DomainTensor(op(x._local), x._cut, x._moved, strides=x.stride())
 
 
 @rule(
