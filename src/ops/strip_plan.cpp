@@ -30,6 +30,9 @@ constexpr int64_t least_positions = 256;
 constexpr double flops_of_copied_value = 100;
 constexpr double flops_of_call = 1e6;
 
+// Channels that kernels compute at once: a group of fewer takes as long.
+constexpr int64_t channels_at_once = 16;
+
 // A shard of fewer rows than this many times its strips is small, and the local kernel would block it otherwise than
 // the uncut tensor.
 constexpr int64_t least_rows_to_strips = 8;
@@ -43,6 +46,13 @@ int64_t positions_per_row(at::IntArrayRef sizes, int64_t dim) {
     if (d != dim) positions *= sizes[d];
   }
   return positions;
+}
+
+// Channels of a group that are computed, for each that there is.
+double whole_vectors(int64_t channels) {
+  if (channels == 0) return 1;
+  return static_cast<double>(rows::ceil_div(channels, channels_at_once) * channels_at_once) /
+         static_cast<double>(channels);
 }
 
 int64_t least_rows(int64_t positions) { return positions < 1 ? 1 : rows::ceil_div(least_positions, positions); }
@@ -290,6 +300,7 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
       return static_cast<double>(sizes[0] * sizes[1] * positions);
     };
     const int64_t coarse_positions = o.transposed ? in_positions : out_positions;
+    const int64_t group_channels = o.transposed ? weight.size(1) : weight.size(0) / o.groups;
     const Facts facts{s,
                       o.transposed,
                       o.row_boundary,
@@ -301,7 +312,8 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
                       out_positions,
                       row_values(x.sizes(), in_positions),
                       row_values(out_sizes, out_positions),
-                      2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel()),
+                      2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel()) *
+                          whole_vectors(group_channels),
                       static_cast<double>(weight.numel())};
     return std::make_shared<const StripPlan>(make_plan(facts, rank, shared));
   });
