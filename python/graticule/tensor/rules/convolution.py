@@ -1,0 +1,96 @@
+"""Convolutions, transposed ones too: by graticule's own op where a spatial dimension is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.domain import Domain
+from graticule.tensor import moves, report
+from graticule.tensor.cut import Cut
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.registry import rule
+from graticule.tensor.rules.pointwise import own_part
+from graticule.tensor.rules.sliding import output_cut, whole_shapes
+
+aten = torch.ops.aten
+_ops = torch.ops.graticule
+
+
+@rule(aten.convolution.default)
+def convolution(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Any:
+    """Rows of the result by its balanced cut, or by x's where the result has as many rows."""
+    if not _takes(x, weight, bias):
+        return NotImplemented
+    (shape,) = whole_shapes(op, x, weight, bias, *options)
+    local, cut = _part(x)
+    if cut.dim == 0:
+        return DomainTensor(op(local, weight, bias, *options), cut)
+    out = output_cut(cut, shape[cut.dim])
+    with report.move("halo"):
+        return DomainTensor(_ops.convolution(local, weight, bias, *options, *_placement(cut, out)), out)
+
+
+@rule(aten.convolution_backward.default)
+def convolution_backward(
+    op: Any, grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, *rest: Any
+) -> tuple[Tensor | None, ...]:
+    """The gradient of x is cut as x was for forward; those of weight and bias are whole on every rank."""
+    *options, wanted = rest
+    if not _takes(x, weight, None) or x.dtype != grad.dtype:
+        return NotImplemented
+    local, cut = _part(x)
+    if cut.dim == 0:
+        grad_part = own_part(grad, cut, grad.dim())
+        parts = op(grad_part, local, weight, bias_sizes, *options, wanted)
+        return _whole(parts, wanted, cut)
+    out = output_cut(cut, grad.shape[cut.dim])
+    grad_part = own_part(grad, out, grad.dim())
+    arguments = (*options, *_placement(cut, out), "zeros", "zeros")
+    with report.move("halo"):
+        # Forward kept no rows of the others: below autograd nobody says for whom.
+        kept = _ops.convolution_halo(local, weight, *arguments) if wanted[1] else (local.new_empty(0),) * 2
+        parts = _ops.convolution_backward(grad_part, local, *kept, weight, *arguments, wanted)
+    return _whole(parts, wanted, cut)
+
+
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    if not isinstance(x, DomainTensor) or isinstance(weight, DomainTensor) or isinstance(bias, DomainTensor):
+        return False
+    same_type = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
+    return same_type and x.is_floating_point() and 3 <= x.dim() <= 5 and x.numel() > 0 and weight.numel() > 0
+
+
+def _part(x: Any) -> tuple[Tensor, Cut]:
+    """The rank's part of x, cut in intervals along the batch or a spatial dimension."""
+    cut = x._cut
+    if cut.dim == 0 or cut.dim != 1 and cut.is_interval:
+        return x._local, cut if cut.dim == 0 else cut.flat()
+    dim = cut.dim
+    if dim == 1:
+        dim = max((d for d in range(x.dim()) if d != 1), key=lambda d: x.shape[d])
+    new = Cut.balanced(cut.domain, dim, x.shape[dim])
+    return moves.recut(x._local, cut, new), new
+
+
+def _placement(cut: Cut, out: Cut) -> tuple[Any, ...]:
+    return cut.offsets, out.offsets, cut.dim, cut.domain.group_name, "convolution"
+
+
+def _whole(parts: Any, wanted: Any, cut: Cut) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias from this rank's: the last two are sums over the ranks, made in one go."""
+    sums = iter(_reduced([part for part, wants in zip(parts[1:], wanted[1:], strict=True) if wants], cut.domain))
+    return (
+        DomainTensor(parts[0], cut) if wanted[0] else None,
+        *(next(sums) if wants else None for wants in wanted[1:]),
+    )
+
+
+def _reduced(parts: list[Tensor], domain: Domain) -> list[Tensor]:
+    if len(parts) < 2:
+        return [moves.reduce_sum(part, domain) for part in parts]
+    flat = moves.reduce_sum(torch.cat([part.reshape(-1) for part in parts]), domain)
+    split = flat.split([part.numel() for part in parts])
+    return [values.view(part.shape) for values, part in zip(split, parts, strict=True)]
