@@ -62,7 +62,7 @@ def _common_cut(tensors: list[Tensor], ndim: int) -> Cut | None:
         if (
             isinstance(t, DomainTensor)
             and not _is_repeated(t, tensors, ndim)
-            and (best is None or t._local.numel() > 0 and t.numel() > best.numel())
+            and (best is None or t.numel() > best.numel())
         ):
             best = t
     if best is None:
