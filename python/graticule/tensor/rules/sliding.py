@@ -39,16 +39,22 @@ class Sliding:
         return self.dilation * (self.kernel - 1) + 1
 
     def extra(self, results: Rows) -> int:
-        """Results that must be computed before those wanted, so that the latter lie clear of the part's own padding."""
-        return min(results[0], -(-self.padding // self.stride))
+        """Results that must be computed before those wanted.
+
+        Thereby the latter lie clear of the part's own padding, and the part has no fewer rows than the kernel, which
+        some ops ask for.
+        """
+        short = results[0] * self.stride + self.kernel - self.rows
+        return min(results[0], -(-max(self.padding, short) // self.stride))
 
     def inputs(self, results: Rows) -> Rows:
         """The rows of which `results`, and the extra ones, are computed."""
         begin, end = results
         if begin == end:
             return 0, 0
+        first = (begin - self.extra(results)) * self.stride
         last = (end - 1) * self.stride - self.padding + self.span
-        return (begin - self.extra(results)) * self.stride, min(self.rows, last)
+        return first, min(self.rows, max(last, first + self.kernel))
 
     def touching(self, inputs: Rows) -> Rows:
         """The results whose windows touch rows `inputs`; (0, 0) where there are none."""
