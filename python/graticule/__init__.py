@@ -7,9 +7,11 @@ from graticule.exchange import fold_rows, gather_rows
 from graticule.periodic import PeriodicConv2d
 from graticule.tensor import rules as _rules  # noqa: F401  registers them
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.dtensor import from_dtensor, to_dtensor
 from graticule.tensor.face import from_local, shard
 from graticule.tensor.registry import rule
 from graticule.tensor.report import report
+from graticule.verification import Verification, verify
 
 register_effects()
 
@@ -19,11 +21,15 @@ __all__ = [
     "Domain",
     "DomainTensor",
     "PeriodicConv2d",
+    "Verification",
     "__version__",
     "fold_rows",
+    "from_dtensor",
     "from_local",
     "gather_rows",
     "report",
     "rule",
     "shard",
+    "to_dtensor",
+    "verify",
 ]

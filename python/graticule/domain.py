@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ import torch.distributed as dist
 
 from graticule import _library
 from graticule.compiling import at_trace_time
+
+# What mpiexec sets: MPICH and its kin, Open MPI, Slurm's PMI.
+_MPI_LAUNCHERS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 
 
 @at_trace_time
@@ -42,18 +46,45 @@ class Domain:
 
     @staticmethod
     def of(source: Any) -> Domain:
-        """A domain from a Domain, a torch.distributed process group, a DomainParallelManager or a group's name."""
+        """A domain from a Domain, a process group, a DeviceMesh of one dimension, a DomainParallelManager or a name.
+
+        Of a mesh of several dimensions take one: Domain.of(mesh["latitude"]). A name is a process group's.
+        """
         if isinstance(source, Domain):
             return source
         if isinstance(getattr(source, "domain", None), Domain):
             return source.domain
+        if isinstance(source, dist.DeviceMesh):
+            if source.ndim != 1:
+                raise ValueError(
+                    f"expected one dimension of a DeviceMesh, as mesh['latitude'], got a mesh of {source.ndim}: "
+                    f"{source.mesh_dim_names}"
+                )
+            source = source.get_group()
         if hasattr(source, "domain_group"):
             source = source.domain_group
         if isinstance(source, (str, dist.ProcessGroup)):
             return Domain(*_place_in(source))
         raise TypeError(
-            f"expected a Domain, a process group, a DomainParallelManager or a group's name, got {type(source)}"
+            "expected a Domain, a process group, a DeviceMesh of one dimension, a DomainParallelManager or a group's "
+            f"name, got {type(source)}"
         )
+
+    @staticmethod
+    def from_env() -> Domain:
+        """All processes of this program, however it was started. Every one must call.
+
+        The default process group where there is one; else torchrun's processes, for which one is made (NCCL where this
+        process has a GPU, else Gloo); else the ranks of an MPI launcher; else this process alone.
+        """
+        if dist.is_initialized():
+            return Domain.of(dist.group.WORLD)
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            return Domain.of(dist.group.WORLD)
+        if any(name in os.environ for name in _MPI_LAUNCHERS):
+            return Domain.mpi()
+        return Domain.threads("this process", 0, 1)
 
     @staticmethod
     def threads(world: str, rank: int, size: int) -> Domain:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graticule.domain import Domain
+from graticule.tensor.random import by_position
 from graticule.verification.differences import error_of, whole_value, worst
 from graticule.verification.passes import Loss, named_tensors, run_pass, state_kept
 
@@ -60,14 +61,15 @@ def first_difference(
     loss: Loss,
     domain: Domain,
     bound: float,
+    seed: int,
 ) -> str:
     """Where the difference begins: in the forward pass, else in the backward pass. All ranks must call.
 
     `whole` and `cut` make the arguments.
     """
-    with state_kept(model), _recorded(model) as wanted:
+    with state_kept(model, seed), by_position(), _recorded(model) as wanted:
         run_pass(model, whole(), loss)
-    with state_kept(model), _recorded(model) as found:
+    with state_kept(model, seed), by_position(), _recorded(model) as found:
         run_pass(model, cut(), loss)
         names = [call.module for call in wanted]
         if [call.module for call in found] != names:

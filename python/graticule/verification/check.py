@@ -13,6 +13,7 @@ from graticule.domain import Domain
 from graticule.tensor import report as reports
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.face import shard
+from graticule.tensor.random import by_position
 from graticule.verification.blame import first_difference
 from graticule.verification.differences import Difference, differences, worst
 from graticule.verification.passes import Loss, named_tensors, run_pass, state_kept, weighted_sum
@@ -64,7 +65,13 @@ class Verification:
 
 
 def verify(
-    model: nn.Module, x: Any, domain: Any, loss: Loss | None = None, dim: int = -2, bound: float | None = None
+    model: nn.Module,
+    x: Any,
+    domain: Any,
+    loss: Loss | None = None,
+    dim: int = -2,
+    bound: float | None = None,
+    seed: int = 0,
 ) -> Verification:
     """Runs a model uncut on every rank and cut over the domain, and compares all that comes out. All ranks must call.
 
@@ -79,6 +86,8 @@ def verify(
         dim: the dimension to cut.
         bound: the largest error, over the largest element of its tensor, that counts as exact; without it 1e-10 in
             float64, 1e-3 in float32, 0.1 in half precision.
+        seed: of torch's default generators before either run. Both draw random numbers by position, so that dropout
+            and the like hit the same elements.
 
     Raises:
         ValueError: where parameters, buffers or the input differ between ranks.
@@ -88,10 +97,9 @@ def verify(
     arguments = x if isinstance(x, (tuple, dict)) else (x,)
     _same_everywhere(model, arguments, within)
     value = loss or weighted_sum
-    whole = _copied(arguments)
-    with state_kept(model):
-        uncut = run_pass(model, whole, value)
-    with state_kept(model), reports.report(model=model) as report:
+    with state_kept(model, seed), by_position():
+        uncut = run_pass(model, _copied(arguments), value)
+    with state_kept(model, seed), by_position(), reports.report(model=model) as report:
         cut = run_pass(model, _cut(arguments, within, dim), value)
         found = differences(cut, uncut, within)
     types = [t.dtype for t in uncut.outputs.values() if t.dtype in _BOUNDS]
@@ -99,7 +107,7 @@ def verify(
     result = Verification(found, limit, "", report)
     if not result.exact:
         result.first_module = first_difference(
-            model, lambda: _copied(arguments), lambda: _cut(arguments, within, dim), value, within, limit
+            model, lambda: _copied(arguments), lambda: _cut(arguments, within, dim), value, within, limit, seed
         )
     return result
 
@@ -122,7 +130,7 @@ def _cut(arguments: Any, domain: Domain, dim: int) -> Any:
 
 def _same_everywhere(model: nn.Module, arguments: Any, domain: Domain) -> None:
     """ValueError, on every rank, where ranks began with different values."""
-    given = {f"parameter {name}": t for name, t in model.named_parameters()}
+    given: dict[str, Tensor] = {f"parameter {name}": t for name, t in model.named_parameters()}
     given |= {f"buffer {name}": t for name, t in model.named_buffers()}
     given |= {f"input {name}": t for name, t in named_tensors(arguments).items()}
     for name, t in given.items():

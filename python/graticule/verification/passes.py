@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 Loss = Callable[[Any], Tensor]
 
@@ -33,10 +32,21 @@ class Pass:
         yield from (("buffer", name, t) for name, t in self.buffers.items())
 
 
-def named_tensors(value: Any) -> dict[str, Tensor]:
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
     """The tensors in a model's input or output, by their place in it; a lone tensor has no name."""
-    flat, _ = pytree.tree_flatten_with_path(value)
-    return {pytree.keystr(path): t for path, t in flat if isinstance(t, Tensor)}
+    if isinstance(value, Tensor):
+        return {name: value}
+    parts: Any = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    elif dataclasses.is_dataclass(value):
+        parts = vars(value).items()
+    found: dict[str, Tensor] = {}
+    for key, part in parts:
+        found |= named_tensors(part, f"{name}.{key}" if name else str(key))
+    return found
 
 
 def weighted_sum(output: Any) -> Tensor:
@@ -68,14 +78,15 @@ def run_pass(model: nn.Module, arguments: Any, loss: Loss) -> Pass:
 
 
 @contextlib.contextmanager
-def state_kept(model: nn.Module) -> Iterator[None]:
-    """Restores the model's values, its gradients and the random generators; within, it starts without gradients."""
+def state_kept(model: nn.Module, seed: int) -> Iterator[None]:
+    """Restores the model's values and gradients and the random generators; within, it starts with none, and `seed`."""
     tensors = [*model.parameters(), *model.buffers()]
     values = [t.detach().clone() for t in tensors]
     gradients = [p.grad for p in model.parameters()]
     devices = sorted({t.device for t in tensors if t.is_cuda}, key=str)
     with torch.random.fork_rng(devices):
         try:
+            torch.manual_seed(seed)
             for p in model.parameters():
                 p.grad = None
             yield

@@ -1,0 +1,18 @@
+"""The command that plans: see graticule.planning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graticule import planning
+from graticule.command.building import builder, data_type
+
+
+def plan(options: Any) -> int:
+    """Prints a table for each number of ranks."""
+    for ranks in options.ranks:
+        found = planning.plan(
+            builder(options.model), options.shape, ranks, options.dim, data_type(options), not options.eval
+        )
+        print(f"{found}\n")
+    return 0
