@@ -1,5 +1,45 @@
 """The rules: a file for each family of ops. Importing them registers them."""
 
-from graticule.tensor.rules import order, pointwise, reinterpret, reshape, same_rows, shuffles, sums, unfolding
+from graticule.tensor.rules import (
+    agreement,
+    batch_norm,
+    extremes,
+    losses,
+    moments,
+    nll,
+    norms,
+    order,
+    ordering,
+    pointwise,
+    reductions,
+    reinterpret,
+    reshape,
+    same_rows,
+    scans,
+    shuffles,
+    softmax,
+    unfolding,
+    vector_norm,
+)
 
-__all__ = ["order", "pointwise", "reinterpret", "reshape", "same_rows", "shuffles", "sums", "unfolding"]
+__all__ = [
+    "agreement",
+    "batch_norm",
+    "extremes",
+    "losses",
+    "moments",
+    "nll",
+    "norms",
+    "order",
+    "ordering",
+    "pointwise",
+    "reductions",
+    "reinterpret",
+    "reshape",
+    "same_rows",
+    "scans",
+    "shuffles",
+    "softmax",
+    "unfolding",
+    "vector_norm",
+]
