@@ -1,0 +1,99 @@
+"""torch.nn.functional.unfold, fold and grid_sample of cut tensors."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tensor.comparison import Cut, compare, uneven
+
+
+def values(*shape):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def options():
+    """Kernel, stride, padding, dilation."""
+    for k, s, p, d in itertools.product((1, 2, 3), (1, 2, 4), (0, 1, 2), (1, 2)):
+        if d * (k - 1) + 1 <= 9 + 2 * p:
+            yield k, s, p, d
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_unfold(dim):
+    def pair(a, b):
+        return (a, b) if dim == 2 else (b, a)
+
+    def function(x):
+        return [F.unfold(x, pair(k, 2), pair(d, 1), pair(p, 1), pair(s, 1)) for k, s, p, d in options()]
+
+    compare(function, Cut(values(2, 3, 9, 4).transpose(2, dim), dim))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_fold_of_what_was_unfolded(dim):
+    def pair(a, b):
+        return (a, b) if dim == 2 else (b, a)
+
+    def function(x):
+        results = []
+        for k, s, p, d in options():
+            rest = (pair(d, 1), pair(p, 1), pair(s, 1))
+            y = F.unfold(x, pair(k, 2), *rest).sin()
+            results.append(F.fold(y, x.shape[2:], pair(k, 2), *rest))
+        return results
+
+    compare(function, Cut(values(2, 3, 9, 4).transpose(2, dim), dim))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_fold_of_any_cut(dim):
+    compare(lambda x: F.fold(x, (9, 5), (3, 2), 1, (1, 0), (2, 1)), Cut(values(3, 12, 20), dim))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_unfold_across_the_cut(dim):
+    compare(lambda x: F.unfold(x, 3, padding=1), Cut(values(3, 2, 6, 5), dim), gathers=dim == 1)
+
+
+def test_unbatched():
+    compare(lambda x: F.fold(F.unfold(x, 3, padding=1), (9, 4), 3, padding=1), Cut(values(3, 9, 4)))
+
+
+def test_second_derivatives():
+    def function(x):
+        y = F.fold(F.unfold(x, 3, padding=1), (9, 4), 3, padding=1)
+        return torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+
+    compare(function, Cut(values(2, 3, 9, 4)), gathers=True, ranks=(3,))
+
+
+def test_grid_sample():
+    grid = torch.rand(2, 7, 5, 2, dtype=torch.float64) * 2.2 - 1.1
+    for mode in ("bilinear", "nearest", "bicubic"):
+
+        def function(x, grid, mode=mode):
+            return F.grid_sample(x, grid, mode, align_corners=False)
+
+        compare(function, Cut(values(2, 3, 9, 4)), grid, gathers=True, ranks=(3,))
+        compare(function, Cut(values(2, 3, 9, 4)), Cut(grid, 1), gathers=True, ranks=(3,))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_options(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    rows, k, s, p, d = draw(1, 20), draw(1, 5), draw(1, 6), draw(0, 4), draw(1, 3)
+    if rows + 2 * p < d * (k - 1) + 1:
+        return
+
+    def function(x):
+        y = F.unfold(x, (k, 1), (d, 1), (p, 0), (s, 1))
+        return y, F.fold(y, x.shape[2:], (k, 1), (d, 1), (p, 0), (s, 1))
+
+    x = values(1, 2, rows, 2)
+    compare(function, Cut(x), ranks=(draw(2, 4),))
+    compare(function, Cut(x), ranks=(draw(2, 4),), cuts=(uneven,))
