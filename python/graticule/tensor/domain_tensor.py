@@ -13,6 +13,7 @@ from graticule.domain import Domain
 from graticule.tensor import functions
 from graticule.tensor.cut import Cut
 from graticule.tensor.registry import find_rule
+from graticule.tensor.replicated_view import mark_views
 
 
 @functools.lru_cache(maxsize=4096)
@@ -114,7 +115,7 @@ class DomainTensor(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            return functions.call(func, args, kwargs or {})
+            return mark_views(func, functions.call(func, args, kwargs or {}), cls, args)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D102

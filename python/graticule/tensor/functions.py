@@ -34,15 +34,49 @@ def as_cut(gradient: Tensor | None, cut: Cut) -> Tensor | None:
     if isinstance(gradient, kind):
         if gradient._cut == cut:
             return gradient
-        return kind(moves.recut(gradient._local, gradient._cut, cut), cut)
-    return kind(cut.part_of(gradient), cut)
+        return _Recut.apply(gradient, cut)
+    return _Part.apply(gradient, cut)
 
 
 def as_whole(gradient: Tensor | None) -> Tensor | None:
     """A gradient that every rank has whole."""
-    if isinstance(gradient, _class()):
-        return moves.replicate(gradient._local, gradient._cut)
-    return gradient
+    return _Whole.apply(gradient) if isinstance(gradient, _class()) else gradient
+
+
+class _Recut(torch.autograd.Function):
+    """Differentiable as the gradients of gradients are: so are the next two."""
+
+    @staticmethod
+    def forward(ctx: Any, t: DomainTensor, cut: Cut) -> Tensor:
+        ctx.cut = t._cut
+        local = moves.recut(t._local, t._cut, cut)
+        return _class()(local.view_as(local), cut)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return as_cut(gradient, ctx.cut), None
+
+
+class _Part(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, cut: Cut) -> Tensor:
+        return _class()(cut.part_of(whole), cut)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return as_whole(gradient), None
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: DomainTensor) -> Tensor:
+        ctx.cut = t._cut
+        whole = moves.replicate(t._local, t._cut)
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return as_cut(gradient, ctx.cut)
 
 
 class _Replicated(torch.autograd.Function):
@@ -65,7 +99,7 @@ class _ToLocal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _class()(gradient, ctx.cut)
+        return from_local(gradient, ctx.cut)
 
 
 class _FromLocal(torch.autograd.Function):
@@ -77,7 +111,7 @@ class _FromLocal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         cut_gradient = as_cut(gradient, ctx.cut)
-        return None if cut_gradient is None else cut_gradient._local, None  # type: ignore[attr-defined]
+        return None if cut_gradient is None else to_local(cut_gradient), None  # type: ignore[arg-type]
 
 
 class _Gather(torch.autograd.Function):
@@ -134,15 +168,49 @@ _WITH_SHARED_PARAMETERS = {
 } | {torch.batch_norm, torch.group_norm, torch.instance_norm, torch.prelu}
 
 
-def _tensors(value: Any) -> Any:
+def _shares_parameters(func: Callable[..., Any], args: Any) -> bool:
+    """Whether what comes back for plain arguments is whole."""
+    if func is torch.nn.functional.linear and args and isinstance(args[0], _class()):
+        return args[0]._cut.dim != args[0].dim() - 1
+    return func in _WITH_SHARED_PARAMETERS
+
+
+# Where two cut arguments meet in a sum, the gradient of one may be a sum over the ranks, which is whole on every rank.
+_PRODUCTS = set("matmul __matmul__ __rmatmul__ mm bmm mv dot inner einsum tensordot addmm baddbmm bilinear".split())
+
+
+# Functions that are seen to whole, before they come apart, and what runs in their place.
+replaced: dict[Any, Callable[..., Any]] = {}
+
+_IN_PLACE_OPERATORS = {
+    f"__{name}__"
+    for name in (
+        "iadd isub imul imatmul itruediv idiv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split()
+    )
+}
+
+
+def targets(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that a call of a function of torch writes into."""
+    name = getattr(func, "__name__", "")
+    if isinstance(func, torch._ops.OpOverload):
+        writes = func._schema.is_mutable
+    else:
+        writes = name.endswith("_") and not name.endswith("__") or name in _IN_PLACE_OPERATORS
+    written = list(tensors(args[0])) if writes and args else []
+    return written + list(tensors(kwargs["out"])) if "out" in kwargs else written
+
+
+def tensors(value: Any) -> Any:
+    """All tensors in lists, tuples and dictionaries of arguments."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors(part)
     elif isinstance(value, dict):
         for part in value.values():
-            yield from _tensors(part)
+            yield from tensors(part)
 
 
 def _with_replicated(value: Any, kind: type) -> Any:
@@ -168,13 +236,13 @@ def _keep_gradients_cut(result: Any, given: list[Any], kind: type[DomainTensor])
             for g in grad_inputs
         )
 
-    for t in _tensors(result):
+    for t in tensors(result):
         if cuts and not isinstance(t, kind) and t.grad_fn is not None:
             t.grad_fn.register_hook(cut_plain)
 
 
-def _keep_leaf_cut(t: Any) -> None:
-    """Lets a leaf's gradient come by the leaf's own cut."""
+def _keep_cut(t: Any) -> None:
+    """Lets a tensor's gradient come by the tensor's own cut."""
     cut = t._cut
     t.register_hook(lambda gradient: as_cut(gradient, cut))
 
@@ -183,12 +251,21 @@ _requires_grad_set = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 
 
 def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Runs a function of torch on DomainTensors among its arguments."""
+    """Runs a function of torch on DomainTensors among its arguments.
+
+    Autograd remembers of each view how it was made: by strides and offsets in memory it could not make it again.
+    """
+    replays = torch._C._is_view_replay_enabled()
+    torch._C._set_view_replay_enabled(True)
+    try:
+        return _call(func, args, kwargs)
+    finally:
+        torch._C._set_view_replay_enabled(replays)
+
+
+def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", "")
-    if name == "__setitem__" and isinstance(args[0], _class()):
-        raise RuntimeError(
-            f"rank {args[0]._cut.domain.rank}: a DomainTensor cannot be written into by an index: use torch.where"
-        )
+    func = replaced.get(func, func)
     if name == "__get__" or not torch.is_grad_enabled():
         return func(*args, **kwargs)
     kind = _class()
@@ -196,15 +273,23 @@ def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         before = args[0].requires_grad
         result = func(*args, **kwargs)
         if args[0].requires_grad and not before and args[0].is_leaf:
-            _keep_leaf_cut(args[0])
+            _keep_cut(args[0])
         return result
-    given = list(_tensors(args)) + list(_tensors(kwargs))
+    given = list(tensors(args)) + list(tensors(kwargs))
     if func is Tensor.backward or func is torch.autograd.grad:
         return func(*args, **kwargs)
-    writes = name.endswith("_") and not name.endswith("__") or name == "__setitem__" or "out" in kwargs
+    written = targets(func, args, kwargs)
+    writes = bool(written)
     plain_needs = any(type(t) is not kind and t.requires_grad for t in given)
-    if plain_needs and not writes and func not in _WITH_SHARED_PARAMETERS:
-        args, kwargs = _with_replicated(args, kind), _with_replicated(kwargs, kind)
+    if plain_needs and not _shares_parameters(func, args):
+        if not writes:
+            args, kwargs = _with_replicated(args, kind), _with_replicated(kwargs, kind)
+        elif written[0] is args[0]:
+            args = (args[0], *_with_replicated(args[1:], kind))
+    if name in _PRODUCTS and sum(type(t) is kind for t in given) > 1:
+        for t in given:
+            if type(t) is kind and t.requires_grad:
+                _keep_cut(t)
     result = func(*args, **kwargs)
     if not writes:
         _keep_gradients_cut(result, given, kind)

@@ -25,6 +25,15 @@ def rows(local: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], bo
         return _gather_rows(local, cut.flat(), cut.dim, begins, ends, boundary)
 
 
+def fold(gradient: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], boundary: str = "none") -> Tensor:
+    """The adjoint of `rows`: what every rank has for rows of this one, added up."""
+    with report.move("halo" if boundary != "none" else "rows"):
+        flat = cut.flat()
+        return _ops.fold_rows(
+            gradient, flat.offsets, list(begins), list(ends), boundary, cut.dim, -1, True, False, cut.domain.group_name
+        )
+
+
 def _gather_rows(
     local: Tensor, cut: Cut, dim: int, begins: Sequence[int], ends: Sequence[int], boundary: str = "none"
 ) -> Tensor:

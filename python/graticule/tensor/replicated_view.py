@@ -40,9 +40,7 @@ class ReplicatedView(Tensor):
             for t in functions.tensors(result):
                 for view in given:
                     if type(t) is Tensor and _shares_memory(t, view):
-                        # In a container too: its class alone changes.
-                        t.__class__ = ReplicatedView
-                        t._origin, t._version_of_origin = view._origin, view._version_of_origin  # type: ignore
+                        _mark(t, view._origin, view._version_of_origin)
             return result
 
     def _check(self, func: Any, written: bool) -> None:
@@ -50,8 +48,9 @@ class ReplicatedView(Tensor):
         name = getattr(func, "__name__", func)
         if written:
             raise RuntimeError(
-                f"{name}: rank {rank}: expected a tensor with memory of its own, got a row of a DomainTensor that every "
-                "rank has a copy of: a write into it would be lost. Write by an index, x[..., i, :] = y, or clone() it"
+                f"{name}: rank {rank}: expected a tensor with memory of its own, got a row of a DomainTensor that "
+                "every rank has a copy of: a write into it would be lost. Write by an index, x[..., i, :] = y, or "
+                "clone() it"
             )
         if _version(self._origin) != self._version_of_origin:
             raise RuntimeError(
@@ -64,12 +63,27 @@ class ReplicatedView(Tensor):
             return self.detach().clone().__reduce_ex__(protocol)
 
 
-def replicated_view(value: Tensor, origin: DomainTensor) -> ReplicatedView:
-    """`value`, on every rank the same, as a view of `origin`."""
-    view = value.as_subclass(ReplicatedView)
-    view._origin = origin
-    view._version_of_origin = _version(origin)
-    return view
+# Views that a tensor in inference mode does not know itself to be.
+_VIEWS = {Tensor.__getitem__, Tensor.select, torch.select, Tensor.unbind, torch.unbind}
+
+
+def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> Any:
+    """The result of a call on DomainTensors, whose plain views of them are made ReplicatedViews."""
+    if type(result) is kind or not isinstance(result, (Tensor, tuple, list)):
+        return result
+    for t in functions.tensors(result):
+        if type(t) is not Tensor:
+            continue
+        base = t._base if t._is_view() else given[0] if func in _VIEWS and t.is_inference() else None
+        if isinstance(base, kind):
+            _mark(t, base, _version(t))
+    return result
+
+
+def _mark(t: Any, origin: DomainTensor, version: int) -> None:
+    # The class alone changes: the tensor may lie in a container already.
+    t.__class__ = ReplicatedView
+    t._origin, t._version_of_origin = origin, version
 
 
 def _version(t: Tensor) -> int:

@@ -11,7 +11,6 @@ from graticule.exchange import wrapped_dimension
 from graticule.tensor import moves, report
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.replicated_view import replicated_view
 from graticule.tensor.rules.pointwise import pointwise
 from graticule.tensor.rules.result_cuts import raise_as_torch
 from graticule.tensor.rules.slicing import slice_
@@ -29,7 +28,7 @@ def select(op: Any, x: DomainTensor, dim: int, index: int) -> Tensor:
     cut = x._cut
     if dim == cut.dim:
         row = slice_(aten.slice.Tensor, x, dim, index, index + 1)
-        return replicated_view(moves.replicate(row._local, row._cut).squeeze(dim), x)
+        return moves.replicate(row._local, row._cut).select(dim, 0)
     strides = x.stride()
     strides = strides[:dim] + strides[dim + 1 :]
     return DomainTensor(op(x._local, dim, index), cut.at(cut.dim - (dim < cut.dim)), x._moved, strides=strides)
@@ -72,7 +71,7 @@ def unbind(op: Any, x: DomainTensor, dim: int = 0) -> list[Tensor]:
     cut = x._cut
     if dim == cut.dim:
         report.refuse_gather(op)
-        return [replicated_view(row, x) for row in op(moves.gather(x._local, cut), dim)]
+        return list(op(moves.gather(x._local, cut), dim))
     strides = x.stride()
     strides = strides[:dim] + strides[dim + 1 :]
     at = cut.at(cut.dim - (dim < cut.dim))
