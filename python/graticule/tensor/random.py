@@ -1,0 +1,136 @@
+"""Random numbers by position: they depend on a seed and on where in the grid they stand, not on how it is cut.
+
+A draw takes one number from torch's default generator, on the CPU: the seed of its Philox generator. So
+torch.manual_seed, torch.get_rng_state and activation checkpointing do as ever, and ranks draw alike while their
+generators are in step: seed them alike, and draw on all ranks or on none. Numbers differ from those that torch draws
+on a plain tensor, unless by_position() is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graticule.domain import Domain
+from graticule.environment import check_mode
+from graticule.tensor.cut import Cut
+
+
+class _State(threading.local):
+    generator: torch.Generator | None = None
+
+
+_state = _State()
+
+
+def next_seed(op: Any, cut: Cut | None, generator: torch.Generator | None = None) -> int:
+    """The seed of a draw. Under GRATICULE_CHECK ranks that would draw differently raise, all of them."""
+    generator = generator or _state.generator
+    device = "cpu" if generator is None else generator.device
+    seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+    if cut is not None and check_mode():
+        torch.ops.graticule.check_equal(f"{op}: the generators' next number", str(seed), cut.domain.op_group)
+    return seed
+
+
+def _dense_strides(sizes: Sequence[int]) -> list[int]:
+    strides = [1] * len(sizes)
+    for d in range(len(sizes) - 2, -1, -1):
+        strides[d] = strides[d + 1] * max(sizes[d + 1], 1)
+    return strides
+
+
+def fill_(
+    local: Tensor,
+    cut: Cut | None,
+    seed: int,
+    distribution: str,
+    a: float = 0.0,
+    b: float = 1.0,
+    whole: Sequence[int] | None = None,
+    begins: Sequence[int] | None = None,
+) -> None:
+    """Draws into a rank's part of a tensor, or into a whole one; see graticule::random_values_.
+
+    `whole`, `begins`: where `local` is a box of the part, the part's sizes and the box's first index in each dimension.
+    """
+    sizes, offsets = list(whole or local.shape), list(begins or [0] * local.dim())
+    if cut is not None:
+        local = local.unflatten(cut.dim, (cut.outer, cut.own, cut.inner))
+        sizes[cut.dim : cut.dim + 1] = [cut.outer, cut.rows, cut.inner]
+        offsets[cut.dim : cut.dim + 1] = [0, cut.begin, 0]
+    strides = _dense_strides(sizes)
+    if local.numel():
+        first = sum(offset * stride for offset, stride in zip(offsets, strides, strict=True))
+        torch.ops.graticule.random_values_(local, strides, first, seed, distribution, a, b)
+
+
+def check_generators(domain: Any, *generators: torch.Generator) -> None:
+    """RuntimeError on every rank where ranks' generators are not in step. All ranks must call.
+
+    Args:
+        domain: what Domain.of takes.
+        generators: those to compare; without any, torch's default ones: the CPU's, and the current device's if in use.
+
+    """
+    within = Domain.of(domain)
+    states = [generator.get_state() for generator in generators]
+    if not generators:
+        states.append(torch.get_rng_state())
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            states.append(torch.cuda.get_rng_state())
+    digest = hashlib.sha256()
+    for state in states:
+        digest.update(state.numpy().tobytes())
+    torch.ops.graticule.check_equal("check_generators", f"state {digest.hexdigest()[:16]}", within.op_group)
+
+
+class _ByPosition(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from graticule.tensor.rules.random import draws
+
+        kwargs = kwargs or {}
+        if func in draws:
+            return draws[func](func, *args, **kwargs)
+        if func is torch.ops.aten._fused_sdp_choice.default and _has_dropout(*args, **kwargs):
+            return int(torch.nn.attention.SDPBackend.MATH)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        return func(*args, **kwargs)
+
+
+def _has_dropout(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0, *args: Any, **kwargs: Any
+) -> bool:
+    # Of cut tensors the rule makes the choice.
+    return dropout_p > 0 and all(type(t) is Tensor for t in (q, k, v))
+
+
+@contextlib.contextmanager
+def by_position(generator: torch.Generator | None = None) -> Iterator[None]:
+    """Lets plain tensors too draw their random numbers by position, on this thread.
+
+    An uncut model then draws what the cut one draws from the same state of torch's default generator; what has no
+    draw by position (multinomial, poisson, randperm...) is drawn by torch on both.
+
+    Args:
+        generator: gives the seeds, of cut tensors' draws too, in place of torch's default one.
+
+    """
+    before = _state.generator
+    _state.generator = generator or before
+    try:
+        with _ByPosition():
+            yield
+    finally:
+        _state.generator = before

@@ -1,0 +1,152 @@
+"""Attention, whole: scaled_dot_product_attention in all its spellings arrives here, and so does its backward pass.
+
+Cut along batches or heads: each rank makes its own. Queries and keys cut along their tokens: re-cut to heads or batches
+where these can be shared evenly, else keys and values go round the ranks, and the outputs for each rank's keys are
+merged by the sums of their weights. No rank makes more of the matrix of weights than its own rows, a few at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from graticule.tensor import moves
+from graticule.tensor.cut import Cut
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.random import next_seed
+from graticule.tensor.registry import rule
+from graticule.tensor.rules import attention_ranks as ranks
+from graticule.tensor.rules.attention_blocks import Options
+from graticule.tensor.rules.attention_layout import Layout, is_supported, layout_of
+from graticule.tensor.rules.contraction import part
+from graticule.tensor.rules.support import whole
+
+aten = torch.ops.aten
+
+
+@rule(aten._fused_sdp_choice.default)
+def choice(
+    op: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> int:
+    """What scaled_dot_product_attention is made of: the op below, or, for batches that broadcast, its parts."""
+    if mask is not None and is_causal:
+        raise RuntimeError("scaled_dot_product_attention: expected attn_mask or is_causal, got both")
+    return int(SDPBackend.OVERRIDEABLE if is_supported(q, k, v, mask) else SDPBackend.MATH)
+
+
+@rule(aten._scaled_dot_product_fused_attention_overrideable.default)
+def attention(
+    op: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Any, ...]:
+    """Attention; the second result holds the logarithms of the sums of weights."""
+    if not is_supported(q, k, v, bias):
+        return NotImplemented
+    layout = layout_of(q, k, v, bias)
+    seed = 0
+    if 0 < dropout_p < 1 and q.numel() and k.numel():
+        seed = next_seed(op, layout.queries or layout.keys)
+    options = _options(q, k, scale, is_causal, dropout_p, seed)
+    out, total = ranks.forward(layout, *_own(layout, q, k, v, bias), options)
+    empty = torch.empty(0, dtype=torch.int64)
+    rest = (empty, empty, q.shape[-2], k.shape[-2], torch.tensor(seed), empty, empty)
+    if layout.queries is None:
+        return (out, total, *rest)
+    result, sums = DomainTensor(out, layout.queries), DomainTensor(total, layout.queries)
+    if isinstance(q, DomainTensor) and q._cut.dim < q.dim() - 1 and q._cut != layout.queries:
+        result = DomainTensor(moves.recut(out, layout.queries, q._cut), q._cut)
+    return (result, sums, *rest)
+
+
+@rule(aten._scaled_dot_product_fused_attention_overrideable_backward.default)
+def attention_backward(
+    op: Any,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: list[bool],
+    out: Tensor,
+    total: Tensor,
+    cum_seq_q: Tensor,
+    cum_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    dropout_p: float,
+    is_causal: bool,
+    philox_seed: Tensor,
+    philox_offset: Tensor,
+    *,
+    scale: float | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients: cut like what they belong to, or whole."""
+    layout = layout_of(q, k, v, bias)
+    options = _options(q, k, scale, is_causal, dropout_p, int(philox_seed))
+    own_grad, own_out, own_total = (_by(t, layout.queries) for t in (grad, out, total))
+    bias_needs = bias is not None and mask[3]
+    own = _own(layout, q, k, v, bias)
+    made = ranks.backward(layout, own_grad, *own, own_out, own_total, bias_needs, options)
+    return (
+        _returned(made.q, layout.queries, layout, q),
+        _returned(made.k, layout.keys, layout, k),
+        _returned(made.v, layout.keys, layout, v),
+        None if bias is None or made.bias is None else _returned(made.bias, _bias_cut(bias, layout, q), layout, bias),
+    )
+
+
+def _options(q: Tensor, k: Tensor, scale: float | None, causal: bool, dropout_p: float, seed: int) -> Options:
+    matrix = (*q.shape[:-1], k.shape[-2])
+    return Options(matrix, q.shape[-1] ** -0.5 if scale is None else scale, causal, dropout_p, seed)
+
+
+def _by(t: Tensor, cut: Cut | None) -> Tensor:
+    return whole(t) if cut is None else part(t, cut)
+
+
+def _own(
+    layout: Layout, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What this rank works on."""
+    own_bias = None
+    if bias is not None:
+        cut = _bias_cut(bias, layout, q)
+        own_bias = whole(bias) if cut is None else part(bias, cut)
+    return _by(q, layout.queries), _by(k, layout.keys), _by(v, layout.keys), own_bias
+
+
+def _bias_cut(bias: Tensor, layout: Layout, q: Tensor) -> Cut | None:
+    """The cut of a bias that has an element for each of the rows, or keys, that the ranks share."""
+    shared = layout.queries or layout.keys.at(q.dim() - 1)  # type: ignore[union-attr]
+    dim = shared.dim - (q.dim() - bias.dim())
+    return shared.at(dim) if dim >= 0 and bias.shape[dim] == shared.size else None
+
+
+def _returned(gradient: Tensor, cut: Cut | None, layout: Layout, given: Tensor) -> Tensor:
+    """By the cut of what it belongs to; where every rank has that whole, and made a part of the sum: the sum."""
+    if cut is None:
+        gradient = moves.reduce_sum(gradient, layout.domain)
+    gradient = gradient.to(given.dtype)
+    if isinstance(given, DomainTensor):
+        own = given._cut
+        local = own.part_of(gradient).contiguous() if cut is None else moves.recut(gradient, cut, own)
+        return DomainTensor(local, own)
+    return gradient if cut is None else moves.replicate(gradient, cut)

@@ -1,0 +1,109 @@
+"""Products of matrices and vectors.
+
+Cut along rows or columns of the result, or along the batch: each rank makes its own. Cut along what is summed over:
+each rank's part of the sum, then the sum over the ranks, whole on every rank; so are gradients of weights made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.registry import rule
+from graticule.tensor.rules.contraction import Contraction, reduced
+from graticule.tensor.rules.pointwise import own_part
+
+aten = torch.ops.aten
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return a.unsqueeze(1) * b
+
+
+def _summed_bmm(a: Tensor, b: Tensor) -> Tensor:
+    return aten.mm.default(a.transpose(0, 1).flatten(1), b.flatten(0, 1))
+
+
+_MATRICES = Contraction(("mk", "kn"), "mn")
+_BATCHES = Contraction(("bmk", "bkn"), "bmn")
+_MATRIX_VECTOR = Contraction(("mk", "k"), "m")
+
+_PRODUCTS = {
+    aten.mm.default: _MATRICES,
+    aten.bmm.default: _BATCHES,
+    aten.mv.default: _MATRIX_VECTOR,
+    aten.dot.default: Contraction(("k", "k"), ""),
+    aten.vdot.default: Contraction(("k", "k"), ""),
+}
+
+_SUMS = {
+    "addmm": (_MATRICES, aten.mm.default),
+    "baddbmm": (_BATCHES, aten.bmm.default),
+    "addmv": (_MATRIX_VECTOR, aten.mv.default),
+    "addbmm": (Contraction(("bmk", "bkn"), "mn"), _summed_bmm),
+    "addr": (Contraction(("m", "n"), "mn"), _outer),
+}
+
+
+@rule(*_PRODUCTS)
+def product(op: Any, a: Tensor, b: Tensor) -> Tensor:
+    """A product of two."""
+    return _PRODUCTS[op].run(op, op, (a, b))
+
+
+@rule(*(getattr(aten, name).default for name in _SUMS))
+def added_product(op: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """The sum beta * x + alpha * (a times b). Where the product is a sum over the ranks, x is added once, after it."""
+    contraction, multiply = _SUMS[op._schema.name.removeprefix("aten::")]
+    plan = contraction.plan(op, (a, b))
+    result = contraction.result
+    if plan is None:
+        return _plus(x, multiply(a, b), beta, alpha)
+    index, cut = plan
+    parts = contraction.parts((a, b), index, cut)
+    if index not in result:
+        return _plus(x, reduced(multiply(*parts), cut), beta, alpha)
+    cut = cut.at(result.index(index))
+    sizes = contraction.sizes(op, (a, b))
+    shape = [sizes[i] for i in result]
+    if list(torch.broadcast_shapes(x.shape, shape)) != shape:
+        raise RuntimeError(f"{op}: rank {cut.domain.rank}: expected a sum of shape {shape}, got {list(x.shape)}")
+    own = own_part(x, cut, len(shape)).expand([cut.own_size if d == cut.dim else n for d, n in enumerate(shape)])
+    return DomainTensor(op(own, *parts, beta=beta, alpha=alpha), cut)
+
+
+def _plus(x: Tensor, made: Tensor, beta: Any, alpha: Any) -> Tensor:
+    scaled = made if alpha == 1 else made * alpha
+    if beta == 0:
+        return scaled
+    return aten.add.Tensor(scaled, x, alpha=beta)
+
+
+@rule(*(getattr(aten, f"{name}_").default for name in _SUMS))
+def added_product_in_place(op: Any, x: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor:
+    """The same, written into x."""
+    fresh = getattr(aten, op._schema.name.removeprefix("aten::").removesuffix("_")).default
+    return aten.copy_.default(x, added_product(fresh, x, a, b, **scales))
+
+
+@rule(aten._trilinear.default)
+def trilinear(
+    op: Any,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    expand_a: list[int],
+    expand_b: list[int],
+    expand_c: list[int],
+    summed: list[int],
+    unroll_dim: int = 1,
+) -> Any:
+    """Three tensors, each expanded by new dimensions, multiplied, and summed over some."""
+    ndim = a.dim() + len(expand_a)
+    expanded = (expand_a, expand_b, expand_c)
+    indices = tuple(tuple(d for d in range(ndim) if d not in new) for new in expanded)
+    contraction = Contraction(indices, tuple(d for d in range(ndim) if d not in summed))
+    return contraction.run(op, lambda *parts: op(*parts, *expanded, summed, unroll_dim), (a, b, c))
