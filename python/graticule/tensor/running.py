@@ -33,8 +33,13 @@ def with_fallback(op: Any, rule: Rule | None) -> Rule:
     return run
 
 
-# Their decompositions read values or make whole tensors where a gather is no worse.
-_KEPT_WHOLE = {torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
+# Their decompositions read values or make whole tensors where a gather is no worse; that of attention gives the weights
+# where the op gives the logarithms of their sums, which backward takes.
+_KEPT_WHOLE = {
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
 
 
 def decomposed(op: Any, args: Any, kwargs: Any) -> Any:

@@ -1,0 +1,133 @@
+"""plan(): rows, traffic and memory of a cut model's ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graticule.planning.fake_rank import fake_rank, saved_bytes
+from graticule.tensor import report as reports
+from graticule.tensor.cut import balanced_offsets
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.face import from_local
+from graticule.verification.passes import named_tensors
+
+
+@dataclasses.dataclass
+class Plan:
+    """What each of `ranks` ranks would need for one forward and backward pass.
+
+    `levels`: rows of the whole grid, as the model goes through them, to rows of each rank. `bytes`: sent by the rank
+    that sends most. `parameters`, `activations`: bytes of memory, the latter what autograd keeps, of the rank that
+    keeps most; `serial_activations` on one device. `gathers`: module and op of what would be gathered whole.
+    """
+
+    ranks: int
+    levels: dict[int, list[int]]
+    bytes: int
+    parameters: int
+    activations: int
+    serial_activations: int
+    gathers: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        rows = [f"{self.ranks} ranks"]
+        rows += [f"  {level:6} rows: {_runs(each)}" for level, each in self.levels.items()]
+        rows.append(f"  sent a step:  {_size(self.bytes)}")
+        rows.append(f"  parameters:   {_size(self.parameters)}, with their gradients {_size(2 * self.parameters)}")
+        share = self.activations / self.serial_activations if self.serial_activations else 1.0
+        rows.append(
+            f"  activations:  {_size(self.activations)} of {_size(self.serial_activations)} on one device ({share:.1%})"
+        )
+        rows.append("  gathers:      " + ("none" if not self.gathers else ""))
+        rows += [f"    {module or 'the backward pass'}: {op}" for module, op in self.gathers]
+        return "\n".join(rows)
+
+
+def plan(
+    build: Callable[[], nn.Module],
+    shape: Sequence[int],
+    ranks: int,
+    dim: int = -2,
+    dtype: torch.dtype = torch.float32,
+    training: bool = True,
+) -> Plan:
+    """Follows one forward and backward pass on meta tensors: no numbers are computed, nothing is sent.
+
+    Args:
+        build: makes the model; only its parameters take memory, for a moment.
+        shape: the whole input's.
+        ranks: how many there would be. Followed are the first, a middle and the last one.
+        dim: the cut dimension.
+        dtype: of the model and its input.
+        training: whether the model is in training mode.
+
+    Raises:
+        RuntimeError: what the model raises where it cannot do with meta tensors, which have no values.
+
+    """
+    model = build().to(dtype).train(training).to("meta")
+    with saved_bytes(model) as serial:
+        _step(model, torch.empty(tuple(shape), dtype=dtype, device="meta"))
+    result = Plan(ranks, {}, 0, _bytes(model), 0, sum(serial), [])
+    offsets = balanced_offsets(shape[dim], ranks)
+    for rank in sorted({0, ranks // 2, ranks - 1}):
+        own = list(shape)
+        own[dim] = offsets[rank + 1] - offsets[rank]
+        with fake_rank(rank, ranks) as messages, reports.report(model=model) as report:
+            x = from_local(torch.empty(own, dtype=dtype, device="meta"), messages.domain, dim, rows=shape[dim])
+            with saved_bytes(model) as saved:
+                _step(model, x, result.levels)
+        result.bytes = max(result.bytes, messages.bytes)
+        result.activations = max(result.activations, sum(saved))
+        if not result.gathers:
+            result.gathers = list(dict.fromkeys((call.module, call.op) for call in report.gathers))
+    return result
+
+
+def _step(model: nn.Module, x: Tensor, levels: dict[int, list[int]] | None = None) -> None:
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        for t in named_tensors((args, output)).values():
+            if isinstance(t, DomainTensor) and levels is not None:
+                cut = t._cut
+                levels.setdefault(
+                    cut.rows, [end - begin for begin, end in zip(cut.offsets[:-1], cut.offsets[1:], strict=True)]
+                )
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        outputs = [t for t in named_tensors(model(x.requires_grad_())).values() if t.requires_grad]
+        if outputs:
+            torch.stack([t.sum() for t in outputs]).sum().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for p in model.parameters():
+            p.grad = None
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
+def _runs(counts: list[int]) -> str:
+    """3 3 3 2 as "3 x 3, 2"."""
+    runs: list[list[int]] = []
+    for count in counts:
+        if runs and runs[-1][1] == count:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, count])
+    return ", ".join(f"{times} x {count}" if times > 1 else str(count) for times, count in runs)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,119 @@
+"""Bytes that graticule's ops would send, from their arguments alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Interval = tuple[int, int]
+
+
+def _common(a: Interval, b: Interval) -> int:
+    return max(min(a[1], b[1]) - max(a[0], b[0]), 0)
+
+
+def _row_bytes(x: Tensor, dim: int) -> int:
+    return x.element_size() * (x.numel() // max(x.shape[dim], 1))
+
+
+def _own(offsets: list[int], rank: int) -> Interval:
+    return offsets[rank], offsets[rank + 1]
+
+
+def _sent(offsets: list[int], wanted: list[Interval], rank: int) -> int:
+    """Rows that a rank owns and others want."""
+    return sum(_common(_own(offsets, rank), of) for peer, of in enumerate(wanted) if peer != rank)
+
+
+def _received(offsets: list[int], wanted: list[Interval], rank: int) -> int:
+    return _common(wanted[rank], (0, offsets[-1])) - _common(wanted[rank], _own(offsets, rank))
+
+
+def _gather_rows(a: dict[str, Any], rank: int) -> int:
+    wanted = list(zip(a["begins"], a["ends"], strict=True))
+    return _sent(a["offsets"], wanted, rank) * _row_bytes(a["x"], a["dim"])
+
+
+def _fold_rows(a: dict[str, Any], rank: int) -> int:
+    wanted = list(zip(a["begins"], a["ends"], strict=True))
+    return _received(a["offsets"], wanted, rank) * _row_bytes(a["g"], a["dim"])
+
+
+def _windows(a: dict[str, Any], ranks: int) -> list[Interval]:
+    """The input rows that each rank's output rows of a convolution touch."""
+    i = a["dim"] - 2
+    span = a["dilation"][i] * (a["weight"].shape[a["dim"]] - 1)
+    stride, padding = a["stride"][i], a["padding"][i]
+    found = []
+    for rank in range(ranks):
+        begin, end = _own(a["out_offsets"], rank)
+        if begin == end:
+            found.append((0, 0))
+        elif a["transposed"]:
+            found.append((-((span - begin - padding) // stride), (end - 1 + padding) // stride + 1))
+        else:
+            found.append((begin * stride - padding, (end - 1) * stride - padding + span + 1))
+    return found
+
+
+def _convolution(a: dict[str, Any], rank: int) -> int:
+    offsets = a["in_offsets"]
+    return _sent(offsets, _windows(a, len(offsets) - 1), rank) * _row_bytes(a["x"], a["dim"])
+
+
+def _convolution_backward(a: dict[str, Any], rank: int) -> int:
+    offsets = a["in_offsets"]
+    return _received(offsets, _windows(a, len(offsets) - 1), rank) * _row_bytes(a["x"], a["dim"])
+
+
+def _resampled(a: dict[str, Any], rank: int) -> list[Interval]:
+    rows, out = a["in_offsets"], a["out_offsets"]
+    scale = rows[-1] / max(out[-1], 1)
+    reach = {"nearest": 0, "nearest-exact": 0, "area": 0, "bicubic": 2}.get(a["mode"], 1)
+    return [(int(b * scale) - reach, int(e * scale) + reach) for b, e in zip(out[:-1], out[1:], strict=True)]
+
+
+def _resample(a: dict[str, Any], rank: int) -> int:
+    return _sent(a["in_offsets"], _resampled(a, rank), rank) * _row_bytes(a["x"], a.get("dim", 2))
+
+
+def _resample_adjoint(a: dict[str, Any], rank: int) -> int:
+    return _received(a["in_offsets"], _resampled(a, rank), rank) * _row_bytes(a["g"], a.get("dim", 2))
+
+
+def _all_to_all(a: dict[str, Any], rank: int) -> int:
+    return (sum(a["send_counts"]) - a["send_counts"][rank]) * a["parts"].element_size()
+
+
+def _statistics(a: dict[str, Any], ranks: int) -> int:
+    return (ranks - 1) * 2 * a["x"].shape[0] * a["num_groups"] * 8
+
+
+_BYTES: dict[str, Callable[[dict[str, Any], int], int]] = {
+    "gather_rows": _gather_rows,
+    "fold_rows": _fold_rows,
+    "convolution": _convolution,
+    "convolution_with_halo": _convolution,
+    "convolution_halo": _convolution,
+    "convolution_backward": _convolution_backward,
+    "resample_rows": _resample,
+    "resample_plane": _resample,
+    "resample_rows_adjoint": _resample_adjoint,
+    "resample_plane_adjoint": _resample_adjoint,
+    "all_to_all": _all_to_all,
+}
+
+
+def bytes_sent(op: Any, args: Any, kwargs: Any, rank: int, ranks: int) -> int:
+    """What `rank` would send in a call of one of graticule's ops; sums of statistics and resampling nearly."""
+    name = op._schema.name.partition("::")[2]
+    names = [argument.name for argument in op._schema.arguments]
+    given = {argument.name: argument.default_value for argument in op._schema.arguments}
+    given |= dict(zip(names, args, strict=False)) | kwargs
+    if name == "all_reduce_sum_":
+        return (ranks - 1) * given["x"].numel() * given["x"].element_size()
+    if name in ("group_norm_forward", "group_norm_backward"):
+        return _statistics(given, ranks)
+    return _BYTES[name](given, rank) if name in _BYTES else 0
