@@ -91,6 +91,11 @@ class DomainTensor(Tensor):
         return self._cut.domain
 
     @property
+    def cut(self) -> Cut:
+        """Which rows are whose: what a rule gives a result of the same rows."""
+        return self._cut
+
+    @property
     def cut_dim(self) -> int:
         """The cut dimension, counted from 0."""
         return self._cut.dim

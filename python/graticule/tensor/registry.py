@@ -19,7 +19,7 @@ def rule(*ops: Any) -> Callable[[_Function], _Function]:
 
         @graticule.rule(torch.ops.aten.relu.default)
         def relu(op, x):
-            return DomainTensor(op(x._local), x._cut)
+            return graticule.DomainTensor(op(x.local), x.cut)
 
     A rule takes the op and the op's arguments, DomainTensors among them, below autograd, and gives what the op gives.
     It decides only by what every rank knows: shapes, cuts, options. It may return NotImplemented: the op is then
