@@ -18,7 +18,7 @@ def with_fallback(op: Any, rule: Rule | None) -> Rule:
     """The rule, or pointwise work by the op's tag; where it declines: the op's parts; where it has none: uncut."""
     from graticule.tensor.rules.pointwise import pointwise
 
-    if rule is None and torch.Tag.pointwise in op.tags:
+    if rule is None and _is_pointwise(op):
         rule = pointwise
 
     def run(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -31,6 +31,18 @@ def with_fallback(op: Any, rule: Rule | None) -> Rule:
             return result
 
     return run
+
+
+def _is_pointwise(op: Any) -> bool:
+    """By its tag, or that of the op that it does in place: masked_fill_ and others have none of their own."""
+    if torch.Tag.pointwise in op.tags:
+        return True
+    name = op._schema.name.rpartition("::")[2]
+    if not op._schema.is_mutable or not name.endswith("_") or name.endswith("__"):
+        return False
+    sibling = getattr(getattr(torch.ops, op.namespace), name[:-1], None)
+    overload = getattr(sibling, op._overloadname, None)
+    return overload is not None and torch.Tag.pointwise in overload.tags
 
 
 # Their decompositions read values or make whole tensors where a gather is no worse; that of attention gives the weights

@@ -27,13 +27,14 @@ def alias(op: Any, x: DomainTensor) -> DomainTensor:
     aten.full_like.default,
     aten.empty_like.default,
     aten.native_dropout_backward.default,
+    aten.masked_fill.Tensor,
 )
 def copies(op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """A tensor of x's shape and cut."""
     return pointwise(op, x, *args, **kwargs)
 
 
-@rule(aten.copy_.default, aten.zero_.default, aten.fill_.Scalar, aten.fill_.Tensor)
+@rule(aten.copy_.default, aten.zero_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.masked_fill_.Tensor)
 def writes(op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """A write into x."""
     return pointwise(op, x, *args, **kwargs)
@@ -50,7 +51,10 @@ def new_with_strides(op: Any, x: DomainTensor, size: Any, stride: Any, **kwargs:
 
 @rule(aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default, aten.new_full.default)
 def new(op: Any, x: DomainTensor, size: Any, *args: Any, **kwargs: Any) -> Any:
-    """Of x's shape, cut like x."""
-    if list(size) != list(x.shape):
+    """Of x's shape, cut like x; so is one that has several values in a dimension where x has one of them."""
+    differ = [d for d, (new_size, old_size) in enumerate(zip(size, x.shape, strict=False)) if new_size != old_size]
+    if len(size) != x.dim() or len(differ) > 1 or any(x.shape[d] != 1 or d == x._cut.dim for d in differ):
         return NotImplemented
-    return DomainTensor(op(x._local, list(x._local.shape), *args, **kwargs), x._cut)
+    local = list(size)
+    local[x._cut.dim] = x._cut.own_size
+    return DomainTensor(op(x._local, local, *args, **kwargs), x._cut)
