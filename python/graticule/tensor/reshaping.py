@@ -84,7 +84,8 @@ class _Place:
 
     def cut(self, old: Cut, edges: tuple[int, ...]) -> Cut:
         offsets = tuple(edge // self.row for edge in edges)
-        if self.outer > 1 and _has_one_owner(edges):
+        if offsets[-1] == 1:
+            # The one row of a period is one rank's, and so is all.
             return Cut(old.domain, self.dim, tuple(offset * self.outer for offset in offsets))
         return Cut(old.domain, self.dim, offsets, self.outer)
 

@@ -44,11 +44,13 @@ def pixel_unshuffle(op: Any, x: DomainTensor, factor: int) -> Tensor:
     _check(op, x, factor, fits)
     cut, first = x._cut, x.dim() - 3
     if cut.dim < first or cut.dim == first and cut.is_interval:
-        return DomainTensor(op(x._local, factor), cut if cut.dim < first else _grown(cut, factor * factor))
+        return DomainTensor(_unshuffled(op, x._local, factor), cut if cut.dim < first else _grown(cut, factor * factor))
     if cut.is_interval:
         rows = tuple((2 * offset + factor) // (2 * factor) for offset in cut.flat().offsets)
         aligned = Cut(cut.domain, cut.dim, tuple(row * factor for row in rows))
-        return DomainTensor(op(moves.recut(x._local, cut, aligned), factor), Cut(cut.domain, cut.dim, rows))
+        return DomainTensor(
+            _unshuffled(op, moves.recut(x._local, cut, aligned), factor), Cut(cut.domain, cut.dim, rows)
+        )
     channels, height, width = x.shape[first:]
     leading = list(x.shape[:first])
     kept = list(range(first))
@@ -66,6 +68,14 @@ def channel_shuffle(op: Any, x: DomainTensor, groups: int) -> Tensor:
     shape = list(x.shape)
     split = _reshape(x, [shape[0], groups, shape[1] // groups, *shape[2:]])
     return _own(_reshape(split.transpose(1, 2), shape))
+
+
+def _unshuffled(op: Any, local: Tensor, factor: int) -> Tensor:
+    """What torch gives, but for no elements, of which it leaves the sizes as they are."""
+    if local.numel():
+        return op(local, factor)
+    channels, height, width = local.shape[-3:]
+    return local.new_empty([*local.shape[:-3], channels * factor * factor, height // factor, width // factor])
 
 
 def _reshape(x: Tensor, shape: list[int]) -> Tensor:
