@@ -1,0 +1,58 @@
+"""Whole models on cut tensors over Gloo processes, beside DDP and FSDP2; and the command that starts its own."""
+
+import re
+import subprocess
+import sys
+
+from processes.launch import TESTS, WORKERS, torchrun
+
+
+def test_two_cuts_times_two_of_the_batch():
+    output = torchrun(4, WORKERS / "whole_models.py")
+    names = re.findall(r"(\w+) exact", output)
+    assert names == [
+        "with_domains",
+        "with_dtensors",
+        "with_accumulation",
+        "with_checkpointing",
+        "with_average",
+        "with_autocast",
+        "with_ddp",
+        "with_fsdp",
+    ]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "graticule", *arguments], cwd=TESTS, capture_output=True, text=True, timeout=150
+    )
+
+
+SHAPE = ("--shape", "1,3,21,8")
+
+
+def test_the_command_verifies():
+    found = command("verify", "support.small_models:fine", *SHAPE, "--ranks", "3", "--perturb", "0.1")
+    assert found.returncode == 0, found.stderr
+    assert "exact to 1e-10" in found.stdout
+    assert "parameter gradient" in found.stdout
+
+
+def test_the_command_names_the_module_that_differs():
+    found = command("verify", "support.small_models:faulty", *SHAPE)
+    assert found.returncode == 1, found.stderr
+    assert "first difference: gradients from 1.1 (Faulty)" in found.stdout
+
+
+def test_the_command_reports():
+    found = command("report", "support.small_models:fine", *SHAPE, "--strict")
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"halo +1 .*aten.convolution.default +0$", found.stdout, re.MULTILINE), found.stdout
+
+
+def test_the_command_plans():
+    found = command("plan", "support.small_models:fine", *SHAPE, "--ranks", "2,4")
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"21 rows: 10, 11", found.stdout)
+    assert re.search(r"21 rows: 3 x 5, 6", found.stdout)
+    assert found.stdout.count("gathers:      none") == 2

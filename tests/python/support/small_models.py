@@ -1,0 +1,33 @@
+"""Models that the command is tried on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient * (3 if hasattr(gradient, "offsets") else 2)
+
+
+class Faulty(nn.Module):
+    """Right uncut, and wrong in its gradient where it is cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Doubled.apply(x)
+
+
+def fine() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Dropout(0.2), nn.Conv2d(8, 3, 3, 2, 1)
+    )
+
+
+def faulty() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(nn.SiLU(), Faulty()), nn.Conv2d(8, 3, 1))
