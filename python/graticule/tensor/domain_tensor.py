@@ -126,7 +126,9 @@ class DomainTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D102
         cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        return find_rule(func)(func, *args, **(kwargs or {}))
+        # A plain loss begins a backward pass with torch functions on: what an op is made of is no business of theirs.
+        with torch._C.DisableTorchFunctionSubclass():
+            return find_rule(func)(func, *args, **(kwargs or {}))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         with torch._C.DisableTorchFunctionSubclass():

@@ -50,7 +50,7 @@ def test_layer_norm_over_everything():
 
 
 def test_layer_norm_over_channels_that_come_last():
-    compare(lambda x, w, b: F.layer_norm(x.permute(0, 2, 3, 1), (4,), w, b), Cut(X), W, B, gathers=True)
+    compare(lambda x, w, b: F.layer_norm(x.permute(0, 2, 3, 1), (4,), w, b), Cut(X), W, B)
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -120,14 +120,14 @@ def test_batch_norm_of_other_dimensions():
 
 
 def test_instance_norm():
-    compare(lambda x, w, b: F.instance_norm(x, weight=w, bias=b), Cut(X), W, B, gathers=True)
+    compare(lambda x, w, b: F.instance_norm(x, weight=w, bias=b), Cut(X), W, B)
 
     def running(x):
         mean, variance = torch.zeros(4, dtype=x.dtype), torch.ones(4, dtype=x.dtype)
         y = F.instance_norm(x, mean, variance, momentum=0.3)
         return [y, F.instance_norm(x, mean, variance, use_input_stats=False), mean, variance]
 
-    compare(running, Cut(X), gradients=False, gathers=True)
+    compare(running, Cut(X), gradients=False)
 
 
 @pytest.mark.parametrize("normalised", [1, 2, 3])
@@ -135,12 +135,12 @@ def test_instance_norm():
 def test_rms_norm(normalised, dim):
     shape = X.shape[-normalised:]
     weight = torch.randn(shape, dtype=torch.float64)
-    compare(lambda x, w: F.rms_norm(x, shape, w), Cut(X, dim), weight, gathers=True)
-    compare(lambda x, w: torch.ops.aten._fused_rms_norm(x, shape, w, 1e-5)[0], Cut(X, dim), weight, gathers=True)
+    compare(lambda x, w: F.rms_norm(x, shape, w), Cut(X, dim), weight)
+    compare(lambda x, w: torch.ops.aten._fused_rms_norm(x, shape, w, 1e-5)[0], Cut(X, dim), weight)
 
 
 def test_local_response_norm():
-    compare(lambda x: F.local_response_norm(x, 3), Cut(X), gathers=True)
+    compare(lambda x: F.local_response_norm(x, 3), Cut(X))
 
 
 def test_half_precision_is_as_near_as_without_a_cut():

@@ -22,8 +22,9 @@ def test_values_along_any_dimension(dim):
 
 
 def test_gradients():
-    compare(lambda x: [x.cumsum(2), x.cumsum(3), x.cumprod(1), x.logcumsumexp(3)], Cut(X), gathers=True)
-    compare(lambda x: [x.cumprod(2), x.logcumsumexp(2), x.cummax(2)[0], x.cummin(3)[0]], Cut(X), gathers=True)
+    compare(lambda x: [x.cumsum(2), x.cumsum(3), x.cumprod(1), x.logcumsumexp(3)], Cut(X))
+    compare(lambda x: [x.logcumsumexp(2), x.cummin(3)[0]], Cut(X))
+    compare(lambda x: [x.cumprod(2), x.cummax(2)[0]], Cut(X), gathers=True)
 
 
 def test_what_is_no_number():
@@ -53,4 +54,4 @@ def test_other_dtypes():
 
 
 def test_trapezoids():
-    compare(lambda x: [torch.trapezoid(x, dim=2), torch.cumulative_trapezoid(x, dim=2)], Cut(X), gathers=True)
+    compare(lambda x: [torch.trapezoid(x, dim=2), torch.cumulative_trapezoid(x, dim=2)], Cut(X))

@@ -51,7 +51,7 @@ def both_extremes(op: Any, x: DomainTensor, *, dim: Any = None, keepdim: bool = 
 @rule(aten.max.dim, aten.min.dim)
 def extreme_with_index(op: Any, x: DomainTensor, dim: int, keepdim: bool = False) -> Any:
     """Values and indices along one dimension."""
-    if x.numel() == 0 or x.dtype == torch.bool:
+    if x.numel() == 0:
         return NotImplemented
     dim %= x.dim()
     if x._cut.dim != dim:

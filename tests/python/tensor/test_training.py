@@ -1,0 +1,157 @@
+"""What a training step does with reductions: scales from global means, losses, accumulation, gradients of gradients."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import graticule
+from graticule import DomainTensor
+from support.ranks import run_ranks
+from tensor.comparison import Cut, compare
+
+torch.manual_seed(0)
+X = torch.randn(2, 4, 7, 5, dtype=torch.float64)
+Y = torch.randn(2, 4, 7, 5, dtype=torch.float64)
+W = torch.randn(4, 4, dtype=torch.float64)
+V = torch.randn(4, dtype=torch.float64)
+
+
+def squeeze_and_excite(x, w, v):
+    scale = torch.sigmoid(F.relu(x.mean((2, 3)) @ w) + v)
+    return x * scale[:, :, None, None]
+
+
+def test_squeeze_and_excitation():
+    compare(squeeze_and_excite, Cut(X), W, V)
+    compare(lambda x, w, v: F.mse_loss(squeeze_and_excite(x, w, v), Y), Cut(X), W, V)
+    compare(lambda x, w, v: squeeze_and_excite(F.adaptive_avg_pool2d(x, 1) * x, w, v).square().mean(), Cut(X), W, V)
+
+
+def test_a_parameter_used_on_cut_and_on_replicated_values():
+    def function(x, w, v):
+        pooled = x.amax((2, 3)) @ w
+        y = torch.einsum("bchw,co->bohw", x, w) + pooled[:, :, None, None] * v[:, None, None]
+        return [F.smooth_l1_loss(y, x), (pooled * v).sum(), (v * v).sum() + w.norm()]
+
+    compare(function, Cut(X), W, V)
+
+
+def test_weights_by_latitude():
+    latitudes = torch.rand(7, 1, dtype=torch.float64)
+
+    def function(x, y, w):
+        weighted = (x - y).square() * w
+        return [
+            weighted.mean(),
+            weighted.sum() / w.sum(),
+            weighted.sum(2).mean(),
+            (weighted / w.mean()).mean((0, 2, 3)),
+        ]
+
+    compare(function, Cut(X), Cut(Y), latitudes)
+    compare(function, Cut(X), Y, latitudes)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.frozen = nn.Conv2d(4, 4, 1).requires_grad_(False)
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = F.silu(self.norm(self.first(x)))
+        y = self.frozen(y) * self.gate(y.mean((2, 3))).sigmoid()[:, :, None, None]
+        return y + x
+
+
+def test_two_accumulation_steps_and_a_frozen_parameter():
+    torch.manual_seed(1)
+    serial = Model().double()
+    given = copy.deepcopy(serial)
+    for step in (1, 2):
+        F.mse_loss(serial(step * X), Y).backward()
+
+    def body(domain):
+        model = copy.deepcopy(given)
+        for step in (1, 2):
+            loss = F.mse_loss(model(graticule.shard(step * X, domain)), graticule.shard(Y, domain))
+            assert type(loss) is torch.Tensor
+            loss.backward()
+        return model
+
+    for size in (2, 3):
+        for model in run_ranks(size, body):
+            for (name, p), q in zip(serial.named_parameters(), model.parameters(), strict=True):
+                assert type(q.grad) is (type(None) if "frozen" in name else torch.Tensor), name
+                if q.grad is not None:
+                    torch.testing.assert_close(q.grad, p.grad, rtol=1e-9, atol=1e-13)
+            for kept, other in zip(serial.buffers(), model.buffers(), strict=True):
+                torch.testing.assert_close(other, kept, rtol=1e-10, atol=1e-13)
+
+
+def test_gradients_by_name_and_retained():
+    x = X.clone().requires_grad_()
+    h = (x * 2).softmax(2)
+    h.retain_grad()
+    loss = F.l1_loss(h, Y)
+    (expected,) = torch.autograd.grad(loss, x, retain_graph=True)
+    loss.backward()
+
+    def body(domain):
+        t = graticule.shard(X, domain).requires_grad_()
+        mid = (t * 2).softmax(2)
+        mid.retain_grad()
+        value = F.l1_loss(mid, graticule.shard(Y, domain))
+        (gradient,) = torch.autograd.grad(value, t, retain_graph=True)
+        value.backward()
+        assert isinstance(gradient, DomainTensor) and isinstance(mid.grad, DomainTensor)
+        return gradient.gather(), t.grad.gather(), mid.grad.gather()
+
+    for by_name, by_leaf, retained in run_ranks(3, body):
+        torch.testing.assert_close(by_name, expected, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(by_leaf, x.grad, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(retained, h.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x, w, v: (x * v[:, None, None]).tanh().square(),
+        lambda x, w, v: squeeze_and_excite(x, w, v).sin(),
+        lambda x, w, v: (x * x.mean((2, 3), keepdim=True) * v[:, None, None]).exp().mean(),
+        lambda x, w, v: x.softmax(2).square() * v[:, None, None],
+        lambda x, w, v: x.std(2).square().sum() * v.sum() + x.norm() * w.norm(),
+        lambda x, w, v: (x.amax(2) ** 3).sum() + x.logsumexp((2, 3)).sin().sum() * w.sum(),
+        lambda x, w, v: F.mse_loss(x * v[:, None, None], x.sin()),
+        lambda x, w, v: x.cumsum(2).sin() * v[:, None, None],
+    ],
+)
+def test_a_penalty_on_gradients(model):
+    def function(x, w, v):
+        y = model(x, w, v)
+        of_x, of_v = torch.autograd.grad(y.sum(), [x, v], create_graph=True, allow_unused=True)
+        penalty = (of_x.square().sum() + 1).sqrt() + of_x.abs().mean()
+        if of_v is not None and of_v.requires_grad:
+            penalty = penalty + of_v.square().sum()
+        return [penalty, y.mean()]
+
+    compare(function, Cut(X), W, V, gathers=True)
+
+
+def test_a_penalty_after_a_backward_pass_that_keeps_its_graph():
+    def run(x):
+        loss = F.logsigmoid(x * 2).square().mean()
+        loss.backward(create_graph=True)
+        penalty = x.grad.square().sum()
+        x.grad = None
+        penalty.backward()
+        return x.grad
+
+    expected = run(X.clone().requires_grad_())
+    for gradient in run_ranks(2, lambda domain: run(graticule.shard(X, domain).requires_grad_()).gather()):
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
