@@ -293,4 +293,8 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     result = func(*args, **kwargs)
     if not writes:
         _keep_gradients_cut(result, given, kind)
+    for t in written:
+        if type(t) is kind and t.requires_grad and t._is_view():
+            # Backward writes into the same view of the base's gradient: by another cut its rows might have to move.
+            _keep_cut(t._base)
     return result

@@ -94,6 +94,17 @@ def test_one_element():
     compare(lambda x: [x.reshape(()) * 3, x.squeeze() + 1, x.squeeze(0), x[0].expand(4)], Cut(values(1, 1), 0))
 
 
+def test_a_write_into_what_has_no_dimension_to_cut_is_refused():
+    def body(domain):
+        x = graticule.shard(values(1, 1), domain, dim=0)
+        for view in (x.squeeze(), x.view(())):
+            with pytest.raises(RuntimeError, match="would be lost"):
+                view.zero_()
+
+    for size in (1, 2, 3):
+        run_ranks(size, body)
+
+
 @settings(max_examples=120, deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_any_reshape_and_back(data):

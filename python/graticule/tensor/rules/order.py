@@ -21,7 +21,7 @@ aten = torch.ops.aten
 @rule(aten.permute.default)
 def permute(op: Any, x: DomainTensor, dims: Sequence[int]) -> DomainTensor:
     """The cut goes where its dimension goes."""
-    local = x._local.permute(dims)
+    local = x._local.permute(tuple(dims))
     ndim = local.dim()
     order = [dim % ndim for dim in dims]
     strides = x.stride()
