@@ -90,6 +90,18 @@ def test_by_every_path(path):
     compare(function, Cut(x), w, b)
 
 
+def test_where_ranks_take_different_paths():
+    x, w = values(1, 2, 150, 8), values(2, 2, 3, 3)
+
+    def few(rows, ranks):
+        return [0, 2, rows - 5, rows - 4, rows][:ranks] + [rows]
+
+    def function(x, w):
+        return F.conv2d(x, w, padding=1), F.conv2d(x, w, stride=2), F.conv_transpose2d(x, w, stride=2, padding=1)
+
+    compare(function, Cut(x), w, ranks=(2, 3, 4), cuts=(uneven, few))
+
+
 @pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)])
 def test_with_what_is_frozen(frozen):
     x, w, b = values(2, 3, 8, 4), values(4, 3, 3, 3), values(4)
@@ -135,6 +147,16 @@ def test_no_bits_are_lost_in_float32_and_bfloat16():
         compare(lambda x, w, b: F.conv2d(x, w, b, 2, 1), Cut(x), w, b, bound=bound)
         x = x.to(memory_format=torch.channels_last)
         compare(lambda x, w, b: F.conv2d(x, w, b, 2, 1), Cut(x), w, b, bound=bound, ranks=(2,))
+
+
+def test_under_autocast():
+    x, w, b = (t.float() for t in (values(2, 3, 33, 16), values(4, 3, 3, 3), values(4)))
+
+    def function(x, w, b):
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.conv2d(x, w, b, 2, 1), F.conv_transpose2d(x, w.transpose(0, 1), None, 2)
+
+    compare(function, Cut(x), w, b, bound=3e-2, ranks=(1, 3))
 
 
 def test_errors_are_those_of_the_uncut_call():

@@ -157,7 +157,7 @@ def test_other_types():
         compare(function, Cut(last), bound=bound, ranks=(3,))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_options(data):
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
@@ -167,12 +167,22 @@ def test_any_options(data):
     size = draw(1, 30)
     fits = d * (k - 1) + 1 <= rows + 2 * p and k <= rows + 2 * p
 
+    n = draw(2, 3)
+    at = draw(0, n - 1)
+
+    def along(value, other):
+        return tuple(value if i == at else other for i in range(n))
+
     def function(x):
-        results = [F.adaptive_avg_pool2d(x, (size, 2)), *F.adaptive_max_pool2d(x, (size, 2), return_indices=True)]
+        to = along(size, 2)
+        results = [ADAPTIVE_AVG[n](x, to), *ADAPTIVE_MAX[n](x, to, return_indices=True)]
         if fits:
-            results += F.max_pool2d(x, (k, 1), (s, 1), (p, 0), (d, 1), ceil, return_indices=True)
-            results.append(F.avg_pool2d(x, (k, 1), (s, 1), (p, 0), ceil, counts))
+            options = (along(k, 1), along(s, 1), along(p, 0))
+            results += MAX[n](x, *options, along(d, 1), ceil, return_indices=True)
+            if k <= rows:
+                results.append(AVG[n](x, *options, ceil, counts))
         return results
 
-    compare(function, Cut(ties(1, 2, rows, 3)), ranks=(draw(2, 4),))
-    compare(function, Cut(ties(1, 2, rows, 3)), ranks=(draw(2, 4),), cuts=(uneven,))
+    x = Cut(ties(1, 2, *along(rows, 3)), at + 2)
+    compare(function, x, ranks=(draw(2, 4),))
+    compare(function, x, ranks=(draw(2, 4),), cuts=(uneven,))

@@ -16,10 +16,10 @@ from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.pooling import each, each_backward, gradient_by_indices, indices_of_whole, nothing
 from graticule.tensor.rules.sliding import (
     Rows,
-    gathered,
     in_intervals,
     intervals,
     output_cut,
+    rows_of,
     whole_shapes,
     with_rows,
 )
@@ -48,7 +48,8 @@ def adaptive_avg_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     if sizes != list(local.shape):
         across = op(local, sizes[-len(size) :]) if local.numel() else local.new_empty(sizes)
     if out.rows == 1:
-        return moves.reduce_sum(across.sum(cut.dim, keepdim=True).div_(cut.rows), cut.domain)
+        mean = _wide(across).sum(cut.dim, keepdim=True).div_(cut.rows)
+        return moves.reduce_sum(mean, cut.domain).to(x.dtype)
     return DomainTensor(_along(_ops.resample_rows, across, cut, out), out)
 
 
@@ -72,14 +73,17 @@ def adaptive_avg_pool_backward(op: Any, grad: Tensor, x: Tensor) -> Any:
 
 def _along(resample: Any, t: Tensor, cut: Cut, out: Cut) -> Tensor:
     """Means along the cut, or their adjoint, in no less than float32."""
-    wide = t if t.dtype == torch.float64 else t.float()
     channels_last = not t.is_contiguous()
     with report.move("rows"):
         result = resample(
-            wide, "area", False, None, channels_last, cut.offsets, out.offsets, cut.dim, cut.domain.group_name,
+            _wide(t), "area", False, None, channels_last, cut.offsets, out.offsets, cut.dim, cut.domain.group_name,
             "adaptive_avg_pool",
         )  # fmt: skip
     return result.to(t.dtype)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
 
 
 def _cell(i: int, rows: int, results: int) -> Rows:
@@ -106,7 +110,7 @@ def adaptive_max_pool(op: Any, x: DomainTensor, size: Any) -> Any:
         values, indices = local.new_empty(sizes), local.new_empty(sizes, dtype=torch.int64)
     cells = [[_cell(i, cut.rows, out.rows) for i in range(*rows)] for rows in intervals(out)]
     wanted = [(own[0][0], own[-1][1]) if own else (0, 0) for own in cells]
-    values, indices = (gathered(DomainTensor(t, cut), cut, wanted) for t in (values, indices))
+    values, indices = (rows_of(t, cut, wanted) for t in (values, indices))
     if out.own == 0:
         return nothing(values, out, shapes)
     best = _maxima(values, indices, dim, cells[cut.domain.rank], wanted[cut.domain.rank][0])

@@ -17,6 +17,7 @@ from graticule.tensor.rules.sliding import (
     in_intervals,
     intervals,
     output_cut,
+    rows_of,
     whole_shapes,
     with_rows,
 )
@@ -68,7 +69,7 @@ def im2col(op: Any, x: DomainTensor, *options: Any) -> Any:
     windows = _windows(x.shape[first:], options)
     out = output_cut(cut, windows[i].results)
     wanted = [_whole_windows(windows[i], rows) for rows in intervals(out)]
-    window = moves.rows(local, cut, [begin for begin, _ in wanted], [end for _, end in wanted], "zeros")
+    window = rows_of(local, cut, wanted, "zeros")
     places = _places(out, windows, i)
     if out.own == 0:
         return DomainTensor(local.new_empty(with_rows(shape, places.dim, 0)), places)
@@ -96,9 +97,7 @@ def col2im(op: Any, t: DomainTensor, size: Any, *options: Any) -> Any:
     held = Cut(places.domain, last + i, places.offsets)
     out = output_cut(held, windows[i].rows)
     touching = [windows[i].touching(rows) for rows in intervals(out)]
-    part = moves.rows(
-        parts.unflatten(last, counts), held, [begin for begin, _ in touching], [end for _, end in touching]
-    )
+    part = rows_of(parts.unflatten(last, counts), held, touching)
     begin, end = _whole_windows(windows[i], touching[out.domain.rank])
     if begin == end:
         return DomainTensor(t._local.new_zeros(with_rows(shape, out.dim, out.own)), out)

@@ -22,6 +22,7 @@ from graticule.tensor.rules.sliding import (
     in_intervals,
     intervals,
     output_cut,
+    rows_of,
     whole_shapes,
     with_rows,
 )
@@ -55,7 +56,7 @@ def avg_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     local, cut = in_intervals(x)
     out = output_cut(cut, shape[cut.dim])
     windows = _sliding(x, n, cut.dim, out.rows, options)
-    window = gathered(DomainTensor(local, cut), cut, [windows.inputs(rows) for rows in intervals(out)])
+    window = rows_of(local, cut, [windows.inputs(rows) for rows in intervals(out)])
     if out.own == 0:
         return nothing(window, out, (shape,))
     skip = windows.extra(intervals(out)[out.domain.rank])
@@ -75,7 +76,7 @@ def max_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     out = output_cut(cut, shapes[0][cut.dim])
     windows = _sliding(x, n, cut.dim, out.rows, options, (*options, 1)[3] if len(options) > 3 else 1)
     wanted = [windows.inputs(rows) for rows in intervals(out)]
-    window = gathered(DomainTensor(local, cut), cut, wanted)
+    window = rows_of(local, cut, wanted)
     if out.own == 0:
         return nothing(window, out, shapes)
     begin, end = wanted[out.domain.rank]
@@ -108,6 +109,8 @@ def nothing(like: Tensor, cut: Cut, shapes: Any) -> Any:
 def indices_of_whole(indices: Tensor, inner: int, held: Rows, rows: int) -> Tensor:
     """Flat indices into planes of `rows` rows, of `inner` values each, from those into the planes' rows `held`."""
     count = held[1] - held[0]
+    if count == rows:
+        return indices
     planes = indices.div(count * inner, rounding_mode="floor")
     return indices + planes.mul_((rows - count) * inner).add_(held[0] * inner)
 

@@ -87,10 +87,13 @@ def in_intervals(x: DomainTensor) -> tuple[Tensor, Cut]:
 def gathered(t: Tensor, cut: Cut, wanted: list[Rows]) -> Tensor:
     """The rows that are wanted, one interval a rank, of a tensor that is cut along a dimension or is to be cut so."""
     if isinstance(t, DomainTensor) and t._cut.dim == cut.dim and t._cut.is_interval:
-        local, own = t._local, t._cut
-    else:
-        local, own = own_part(t, cut, t.dim()), cut
-    return moves.rows(local, own, [begin for begin, _ in wanted], [end for _, end in wanted])
+        return rows_of(t._local, t._cut, wanted)
+    return rows_of(own_part(t, cut, t.dim()), cut, wanted)
+
+
+def rows_of(local: Tensor, cut: Cut, wanted: list[Rows], boundary: str = "none") -> Tensor:
+    """moves.rows of intervals."""
+    return moves.rows(local, cut, [begin for begin, _ in wanted], [end for _, end in wanted], boundary)
 
 
 def cropped(t: Tensor, dim: int, begin: int, count: int) -> Tensor:
