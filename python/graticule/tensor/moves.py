@@ -79,6 +79,11 @@ def recut(local: Tensor, old: Cut, new: Cut) -> Tensor:
         return _all_to_all(local, old, new)
 
 
+def all_to_all(values: Tensor, going: list[int], coming: list[int], domain: Domain, what: str) -> Tensor:
+    """Flat values, going[r] of them for each rank r, for those that come from each."""
+    return _ops.all_to_all(values, going, coming, domain.group_name, what)
+
+
 def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
     """The sum over the ranks, the same bits on every rank; `local` may be overwritten."""
     if domain.size == 1:

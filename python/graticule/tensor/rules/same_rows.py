@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor, strides_in_order
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import pointwise
@@ -51,10 +52,12 @@ def new_with_strides(op: Any, x: DomainTensor, size: Any, stride: Any, **kwargs:
 
 @rule(aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default, aten.new_full.default)
 def new(op: Any, x: DomainTensor, size: Any, *args: Any, **kwargs: Any) -> Any:
-    """Of x's shape, cut like x; so is one that has several values in a dimension where x has one of them."""
-    differ = [d for d, (new_size, old_size) in enumerate(zip(size, x.shape, strict=False)) if new_size != old_size]
-    if len(size) != x.dim() or len(differ) > 1 or any(x.shape[d] != 1 or d == x._cut.dim for d in differ):
+    """Of as many dimensions as x: cut along the same, unless that has a single row; else plain."""
+    cut = x._cut
+    sizes = list(size)
+    if len(sizes) != x.dim() or sizes[cut.dim] != cut.size and sizes[cut.dim] < 2:
         return NotImplemented
-    local = list(size)
-    local[x._cut.dim] = x._cut.own_size
-    return DomainTensor(op(x._local, local, *args, **kwargs), x._cut)
+    if sizes[cut.dim] != cut.size:
+        cut = Cut.balanced(cut.domain, cut.dim, sizes[cut.dim])
+    sizes[cut.dim] = cut.own_size
+    return DomainTensor(op(x._local, sizes, *args, **kwargs), cut)
