@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graticule.domain import Domain
@@ -99,21 +100,12 @@ class _ByPosition(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in draws:
             return draws[func](func, *args, **kwargs)
-        if func is torch.ops.aten._fused_sdp_choice.default and _has_dropout(*args, **kwargs):
-            return int(torch.nn.attention.SDPBackend.MATH)
         if torch.Tag.nondeterministic_seeded in func.tags:
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         return func(*args, **kwargs)
-
-
-def _has_dropout(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0, *args: Any, **kwargs: Any
-) -> bool:
-    # Of cut tensors the rule makes the choice.
-    return dropout_p > 0 and all(type(t) is Tensor for t in (q, k, v))
 
 
 @contextlib.contextmanager
@@ -130,7 +122,11 @@ def by_position(generator: torch.Generator | None = None) -> Iterator[None]:
     before = _state.generator
     _state.generator = generator or before
     try:
-        with _ByPosition():
+        with contextlib.ExitStack() as stack:
+            if torch.cuda.is_available():
+                # Fused attention draws its dropout by itself.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_ByPosition())
             yield
     finally:
         _state.generator = before

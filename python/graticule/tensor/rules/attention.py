@@ -1,4 +1,4 @@
-"""Attention, whole: scaled_dot_product_attention in all its spellings arrives here, and so does its backward pass.
+"""Attention, whole, and its backward pass: what whole_attention makes of scaled_dot_product_attention.
 
 Cut along batches or heads: each rank makes its own. Queries and keys cut along their tokens: re-cut to heads or batches
 where these can be shared evenly, else keys and values go round the ranks, and the outputs for each rank's keys are
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
@@ -25,23 +24,6 @@ from graticule.tensor.rules.contraction import part
 from graticule.tensor.rules.support import whole
 
 aten = torch.ops.aten
-
-
-@rule(aten._fused_sdp_choice.default)
-def choice(
-    op: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    **options: Any,
-) -> int:
-    """What scaled_dot_product_attention is made of: the op below, or, for batches that broadcast, its parts."""
-    if mask is not None and is_causal:
-        raise RuntimeError("scaled_dot_product_attention: expected attn_mask or is_causal, got both")
-    return int(SDPBackend.OVERRIDEABLE if is_supported(q, k, v, mask) else SDPBackend.MATH)
 
 
 @rule(aten._scaled_dot_product_fused_attention_overrideable.default)
@@ -111,6 +93,44 @@ def attention_backward(
         _returned(made.v, layout.keys, layout, v),
         None if bias is None or made.bias is None else _returned(made.bias, _bias_cut(bias, layout, q), layout, bias),
     )
+
+
+@rule(aten._scaled_dot_product_flash_attention_for_cpu.default)
+def attention_for_cpu(
+    op: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Any:
+    """What torch's own functions call, unseen from above autograd."""
+    result = attention(op, q, k, v, attn_mask, dropout_p, is_causal, scale=scale)
+    return result if result is NotImplemented else result[:2]
+
+
+@rule(aten._scaled_dot_product_flash_attention_for_cpu_backward.default)
+def attention_for_cpu_backward(
+    op: Any,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    total: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of queries, keys and values."""
+    none = torch.tensor(0)
+    rest = (none, none, 0, 0, dropout_p, is_causal, none, none)
+    return attention_backward(op, grad, q, k, v, attn_mask, [True] * 3 + [False], out, total, *rest, scale=scale)[:3]
 
 
 def _options(q: Tensor, k: Tensor, scale: float | None, causal: bool, dropout_p: float, seed: int) -> Options:

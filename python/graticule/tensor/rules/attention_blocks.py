@@ -60,7 +60,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options, at
     if q.numel() == 0 or k.numel() == 0:
         return q.new_zeros((*q.shape[:-1], v.shape[-1])), q.new_full(q.shape[:-1], -math.inf, dtype=wide)
     k, v = _for_heads(k, q), _for_heads(v, q)
-    if _is_fused(q, k, v, o, at):
+    if _is_fused(q, k, v, bias, o, at):
         mask = None if bias is None else _four_dimensional(bias)
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, o.causal, attn_mask=mask, scale=o.scale)
     outputs, sums = [], []
@@ -109,7 +109,7 @@ def backward(
     if q.numel() == 0 or k.numel() == 0:
         return result
     heads_k, heads_v = _for_heads(k, q), _for_heads(v, q)
-    if result.bias is None and _is_fused(q, heads_k, heads_v, o, at):
+    if result.bias is None and _is_fused(q, heads_k, heads_v, bias, o, at):
         mask = None if bias is None else _four_dimensional(bias)
         q_grad, k_grad, v_grad = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, heads_k, heads_v, out, total, 0.0, o.causal, attn_mask=mask, scale=o.scale
@@ -139,13 +139,14 @@ def backward(
     return result
 
 
-def _is_fused(q: Tensor, k: Tensor, v: Tensor, o: Options, at: Place) -> bool:
-    """Whether ATen's kernel can do the block."""
+def _is_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options, at: Place) -> bool:
+    """Whether ATen's kernel can do the block. Its sum of weights is none where all keys of a block are masked."""
     return (
         q.device.type == "cpu"
         and q.dim() == 4
         and q.shape[-1] == v.shape[-1]
         and not o.dropout_p
+        and (bias is None or k.shape[-2] == o.shape[-1])
         and (not o.causal or at.row == at.column == 0)
         and all(t.stride(-1) == 1 for t in (q, k, v))
     )

@@ -1,0 +1,70 @@
+"""Above autograd: scaled_dot_product_attention is caught before it comes apart, in nn.MultiheadAttention too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from graticule.tensor import functions
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.rules.attention_layout import is_supported
+
+aten = torch.ops.aten
+
+
+def whole_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """scaled_dot_product_attention, as one op; shapes that broadcast come apart into their products."""
+    given = [query, key, value, *([] if attn_mask is None else [attn_mask])]
+    cut = [t for t in given if isinstance(t, DomainTensor)]
+    heads_agree = enable_gqa or query.shape[:-2] == key.shape[:-2]
+    if not cut or not heads_agree or not is_supported(query, key, value, attn_mask):
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if attn_mask is not None and is_causal:
+        rank = cut[0]._cut.domain.rank
+        raise RuntimeError(f"scaled_dot_product_attention: rank {rank}: expected attn_mask or is_causal, got both")
+    query, key, value = (_autocast(t) for t in (query, key, value))
+    if attn_mask is not None:
+        attn_mask = _bias(attn_mask, query.dtype) if attn_mask.dtype == torch.bool else _autocast(attn_mask)
+    whole = aten._scaled_dot_product_fused_attention_overrideable
+    return whole(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -math.inf)
+
+
+def _autocast(t: Tensor) -> Tensor:
+    device = t.device.type
+    if not torch.is_autocast_enabled(device) or not t.is_floating_point() or t.dtype == torch.float64:
+        return t
+    return t.to(torch.get_autocast_dtype(device))
+
+
+def _multi_head_attention() -> Callable[..., Any]:
+    """torch's own, which calls whole_attention."""  # noqa: D403
+    given = F.multi_head_attention_forward
+    names = {**vars(F), "scaled_dot_product_attention": whole_attention}
+    made = FunctionType(given.__code__, names, given.__name__, given.__defaults__, given.__closure__)
+    made.__kwdefaults__ = given.__kwdefaults__
+    return made
+
+
+functions.replaced[F.scaled_dot_product_attention] = whole_attention
+functions.replaced[F.multi_head_attention_forward] = _multi_head_attention()
