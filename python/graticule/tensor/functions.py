@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
+from graticule.tensor.spread import plain, spread
 
 if TYPE_CHECKING:
     from graticule.tensor.domain_tensor import DomainTensor
@@ -233,12 +234,14 @@ def _keep_gradients_cut(result: Any, given: list[Any], kind: type[DomainTensor])
             as_cut(g, cuts[tuple(g.shape)])
             if g is not None and not isinstance(g, kind) and tuple(g.shape) in cuts
             else g
-            for g in grad_inputs
+            for g in map(plain, grad_inputs)
         )
 
     for t in tensors(result):
         if cuts and not isinstance(t, kind) and t.grad_fn is not None:
             t.grad_fn.register_hook(cut_plain)
+            if t.grad_fn.name().startswith("MeanBackward"):
+                t.grad_fn.register_prehook(spread)
 
 
 def _keep_cut(t: Any) -> None:

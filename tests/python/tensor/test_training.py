@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graticule
 from graticule import DomainTensor
@@ -155,3 +156,45 @@ def test_a_penalty_after_a_backward_pass_that_keeps_its_graph():
     expected = run(X.clone().requires_grad_())
     for gradient in run_ranks(2, lambda domain: run(graticule.shard(X, domain).requires_grad_()).gather()):
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+
+
+class LargestPlain(TorchDispatchMode):
+    """The most bytes that a plain result has of its own."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if type(result) is torch.Tensor:
+            self.bytes = max(self.bytes, result.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: x.mean(),
+        lambda x: x.mean((1, 2)).sum(),
+        lambda x: x.mean(2, keepdim=True).square().sum(),
+        lambda x: F.l1_loss(x, x.detach() + 1),
+        lambda x: F.mse_loss(x, x.detach() + 1),
+        lambda x: x.var(),
+        lambda x: x.sum() + x.norm(),
+        lambda x: F.cross_entropy(x, x.argmax(1)),
+    ],
+)
+def test_no_gradient_fills_the_whole_grid_on_a_rank(loss):
+    x = torch.randn(2, 4, 64, 32, dtype=torch.float64)
+
+    def body(domain):
+        t = graticule.shard(x, domain).requires_grad_()
+        with LargestPlain() as seen:
+            loss(t).backward()
+        assert isinstance(t.grad, DomainTensor)
+        return seen.bytes, t.grad.gather()
+
+    expected = x.clone().requires_grad_()
+    loss(expected).backward()
+    for most, gradient in run_ranks(4, body):
+        assert most <= x.numel() * 8 // 4
+        torch.testing.assert_close(gradient, expected.grad, rtol=1e-10, atol=1e-14)

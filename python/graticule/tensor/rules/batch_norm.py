@@ -39,24 +39,22 @@ def _normalise(
     new = [None if t is None else t.clone() for t in running]
     if not training:
         mean, variance = (_own_channels(t, cut) for t in running)
-        saved = local.new_empty(0)
-        statistics = (saved, saved.clone())
+        statistics: list[Any] = [local.new_empty(0), local.new_empty(0)]
     else:
         dims = [d for d in range(x.dim()) if d != 1]
         mean, deviations, count = moments(local, cut, dims)
         mean, deviations = mean.flatten(), deviations.flatten()
         variance = deviations / count
-        statistics = (mean, (variance + eps).rsqrt_())
+        statistics = [mean, (variance + eps).rsqrt_()]
         unbiased = deviations / max(0.0, count - 1)
         for kept, value in zip(new, (mean, unbiased), strict=True):
             if kept is not None:
                 whole = moves.replicate(value, cut.at(0)) if cut.dim == 1 else value
                 kept.lerp_(whole.to(kept.dtype), momentum)
         if cut.dim == 1:
-            statistics = tuple(DomainTensor(t, cut.at(0)) for t in statistics)
-    own = [_own_channels(t, cut) for t in (weight, bias)]
-    y = _affine(local, mean, variance, *own, eps)
-    return DomainTensor(y, cut), *statistics, new
+            statistics = [DomainTensor(t, cut.at(0)) for t in statistics]
+    y = _affine(local, mean, variance, _own_channels(weight, cut), _own_channels(bias, cut), eps)
+    return DomainTensor(y, cut), statistics[0], statistics[1], new
 
 
 def _affine(local: Tensor, mean: Tensor, variance: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
