@@ -89,15 +89,29 @@ def test_second_derivatives():
     compare(function, Cut(values(2, 3, 9, 4)), gathers=True, ranks=(3,))
 
 
-def test_grid_sample():
-    grid = torch.rand(2, 7, 5, 2, dtype=torch.float64) * 2.2 - 1.1
-    for mode in ("bilinear", "nearest", "bicubic"):
+@pytest.mark.parametrize("dim", [0, 1, 2, 3, None])
+def test_grid_sample(dim):
+    x, grid = values(2, 3, 9, 4), torch.rand(2, 7, 5, 2, dtype=torch.float64) * 2.2 - 1.1
+    options = [("bilinear", "zeros", False), ("nearest", "border", True), ("bicubic", "reflection", False)]
 
-        def function(x, grid, mode=mode):
-            return F.grid_sample(x, grid, mode, align_corners=False)
+    def function(x, grid):
+        return [F.grid_sample(x, grid, *rest) for rest in options]
 
-        compare(function, Cut(values(2, 3, 9, 4)), grid, gathers=True, ranks=(3,))
-        compare(function, Cut(values(2, 3, 9, 4)), Cut(grid, 1), gathers=True, ranks=(3,))
+    given = x if dim is None else Cut(x, dim)
+    for place in (grid, Cut(grid, 0), Cut(grid, 1), Cut(grid, 2)):
+        if isinstance(given, Cut) or isinstance(place, Cut):
+            compare(function, given, place, gathers=True, ranks=(1, 3))
+
+
+def test_grid_sample_of_three_dimensions():
+    grid = torch.rand(1, 4, 5, 2, 3, dtype=torch.float64) * 2.2 - 1.1
+    compare(
+        lambda x, grid: F.grid_sample(x, grid, align_corners=True),
+        Cut(values(1, 2, 6, 4, 3), 3),
+        Cut(grid, 1),
+        gathers=True,
+        ranks=(2,),
+    )
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
