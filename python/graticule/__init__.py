@@ -9,6 +9,7 @@ from graticule.tensor import rules as _rules  # noqa: F401  registers them
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.dtensor import from_dtensor, to_dtensor
 from graticule.tensor.face import from_local, shard
+from graticule.tensor.random import check_generators, synchronize_generators
 from graticule.tensor.registry import rule
 from graticule.tensor.report import report
 from graticule.verification import Verification, verify
@@ -23,6 +24,7 @@ __all__ = [
     "PeriodicConv2d",
     "Verification",
     "__version__",
+    "check_generators",
     "fold_rows",
     "from_dtensor",
     "from_local",
@@ -30,6 +32,7 @@ __all__ = [
     "report",
     "rule",
     "shard",
+    "synchronize_generators",
     "to_dtensor",
     "verify",
 ]

@@ -81,16 +81,30 @@ def check_generators(domain: Any, *generators: torch.Generator) -> None:
         generators: those to compare; without any, torch's default ones: the CPU's, and the current device's if in use.
 
     """
-    within = Domain.of(domain)
-    states = [generator.get_state() for generator in generators]
-    if not generators:
-        states.append(torch.get_rng_state())
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            states.append(torch.cuda.get_rng_state())
     digest = hashlib.sha256()
-    for state in states:
-        digest.update(state.numpy().tobytes())
-    torch.ops.graticule.check_equal("check_generators", f"state {digest.hexdigest()[:16]}", within.op_group)
+    for generator in generators or _default_generators():
+        digest.update(generator.get_state().numpy().tobytes())
+    group = Domain.of(domain).op_group
+    torch.ops.graticule.check_equal("check_generators", f"state {digest.hexdigest()[:16]}", group)
+
+
+def synchronize_generators(domain: Any, *generators: torch.Generator) -> None:
+    """Gives every rank's generators the states of rank 0's. All ranks must call. Arguments as for check_generators."""
+    within = Domain.of(domain)
+    for generator in generators or _default_generators():
+        state = generator.get_state()
+        begins, ends = [0] * within.size, [len(state)] * within.size
+        own = state if within.rank == 0 else state[:0]
+        rest = (begins, ends, "none", 0, -1, True, False, within.group_name)
+        # A generator reads memory from its start: a view of what was received will not do.
+        generator.set_state(torch.ops.graticule.gather_rows(own, [0, *ends], *rest).clone())
+
+
+def _default_generators() -> list[torch.Generator]:
+    found = [torch.default_generator]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    return found
 
 
 class _ByPosition(TorchDispatchMode):
