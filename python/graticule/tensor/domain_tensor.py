@@ -13,12 +13,15 @@ from graticule.domain import Domain
 from graticule.tensor import functions
 from graticule.tensor.cut import Cut
 from graticule.tensor.registry import find_rule
-from graticule.tensor.replicated_view import mark_views
+from graticule.tensor.replicated_view import mark_views, refuse_out_of_date
 
 
 @functools.lru_cache(maxsize=4096)
 def strides_in_order(strides_of: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Dense strides for `shape`, its dimensions in the order in which those of `sizes` lie in memory; 0 stays 0."""
+    if 0 in sizes and 0 in strides_of:
+        # Of an empty tensor: they tell no order.
+        strides_of, sizes = tuple(torch.empty(shape, device="meta").stride()), shape
     order = sorted(range(len(shape)), key=lambda d: (strides_of[d], sizes[d] if strides_of[d] else 0, -d))
     strides = [0] * len(shape)
     step = 1
@@ -41,6 +44,7 @@ class DomainTensor(Tensor):
     _local: Tensor
     _cut: Cut
     _moved: bool
+    _strides_are_guessed: bool
 
     @staticmethod
     def __new__(  # noqa: D102
@@ -64,6 +68,8 @@ class DomainTensor(Tensor):
         result._local = local
         result._cut = cut
         result._moved = moved
+        # Of one row or none the rest of the ranks may find another order in memory.
+        result._strides_are_guessed = strides is None and cut.own_size < 2 and cut.domain.size > 1
         return result
 
     def __init__(
@@ -120,6 +126,7 @@ class DomainTensor(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
+            refuse_out_of_date(func, args, cls)
             return mark_views(func, functions.call(func, args, kwargs or {}), cls, args)
 
     @classmethod

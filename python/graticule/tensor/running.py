@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.utils import _pytree as pytree
 
-from graticule.tensor import moves, report
+from graticule.tensor import agreed_strides, moves, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.registry import Rule
 
@@ -28,7 +28,7 @@ def with_fallback(op: Any, rule: Rule | None) -> Rule:
                 result = decomposed(op, args, kwargs)
             if result is NotImplemented:
                 result = uncut(op, args, kwargs)
-            return result
+            return agreed_strides.settle(op, args, kwargs, result)
 
     return run
 
