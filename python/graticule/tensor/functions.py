@@ -164,9 +164,9 @@ _WITH_SHARED_PARAMETERS = {
     getattr(torch.nn.functional, name)
     for name in (
         "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d group_norm batch_norm "
-        "instance_norm embedding prelu"
+        "instance_norm embedding"
     ).split()
-} | {torch.batch_norm, torch.group_norm, torch.instance_norm, torch.prelu}
+} | {torch.batch_norm, torch.group_norm, torch.instance_norm}
 
 
 def _shares_parameters(func: Callable[..., Any], args: Any) -> bool:

@@ -1,6 +1,7 @@
 """The rules: a file for each family of ops. Importing them registers them."""
 
 from graticule.tensor.rules import (
+    activations,
     adaptive_pooling,
     agreement,
     attention,
@@ -41,6 +42,7 @@ from graticule.tensor.rules import (
 )
 
 __all__ = [
+    "activations",
     "adaptive_pooling",
     "agreement",
     "attention",
