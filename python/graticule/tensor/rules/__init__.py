@@ -39,6 +39,7 @@ from graticule.tensor.rules import (
     unfolding,
     upsampling,
     vector_norm,
+    whole_attention,
 )
 
 __all__ = [
@@ -80,4 +81,5 @@ __all__ = [
     "unfolding",
     "upsampling",
     "vector_norm",
+    "whole_attention",
 ]
