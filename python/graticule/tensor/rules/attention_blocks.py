@@ -85,6 +85,13 @@ class Gradients:
     v: Tensor
     bias: Tensor | None
 
+    @staticmethod
+    def zeros(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Gradients:
+        """`bias`: where it needs a gradient."""
+        wide = accumulating(q.dtype)
+        made = [torch.zeros_like(t, dtype=wide) for t in (q, k, v)]
+        return Gradients(made[0], made[1], made[2], None if bias is None else torch.zeros_like(bias, dtype=wide))
+
 
 def backward(
     grad: Tensor,
@@ -100,12 +107,7 @@ def backward(
 ) -> Gradients:
     """`out`, `total`: of all keys, not of the block's alone."""
     wide = accumulating(q.dtype)
-    result = Gradients(
-        torch.zeros_like(q, dtype=wide),
-        torch.zeros_like(k, dtype=wide),
-        torch.zeros_like(v, dtype=wide),
-        None if bias is None or not bias_needs else torch.zeros_like(bias, dtype=wide),
-    )
+    result = Gradients.zeros(q, k, v, bias if bias_needs else None)
     if q.numel() == 0 or k.numel() == 0:
         return result
     heads_k, heads_v = _for_heads(k, q), _for_heads(v, q)

@@ -28,7 +28,8 @@ def forward(layout: Layout, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
         keys, values = step.fetch(k, v)
         if step.is_needed(layout.queries, o):
             place = Place(layout.queries.begin, step.column)
-            both = blocks.merged(both, blocks.forward(q, keys, values, step.columns_of(bias), o, place))
+            part = None if bias is None else step.columns_of(bias)
+            both = blocks.merged(both, blocks.forward(q, keys, values, part, o, place))
     return both[0].to(q.dtype), both[1]
 
 
@@ -47,18 +48,16 @@ def backward(
     """See blocks.backward; what a rank's queries or keys add to gradients of what is whole is this rank's part only."""
     if layout.queries is None or layout.keys is None or layout.by_batches:
         return blocks.backward(grad, q, k, v, bias, out, total, bias_needs, o, _place(layout))
-    zeros = [torch.zeros_like(t, dtype=blocks.accumulating(q.dtype)) for t in (q, k, v)]
-    made = Gradients(*zeros, torch.zeros_like(bias, dtype=zeros[0].dtype) if bias is not None and bias_needs else None)
+    made = Gradients.zeros(q, k, v, bias if bias_needs else None)
     for step in _ring(layout.keys):
         keys, values = step.fetch(k, v)
         if step.is_needed(layout.queries, o):
             place = Place(layout.queries.begin, step.column)
-            part = step.columns_of(bias)
+            part = None if bias is None else step.columns_of(bias)
             block = blocks.backward(grad, q, keys, values, part, out, total, bias_needs, o, place)
             made.q += block.q
-            if made.bias is not None:
-                columns = step.columns_of(made.bias)
-                columns += block.bias
+            if made.bias is not None and block.bias is not None:
+                step.columns_of(made.bias).add_(block.bias)
             returned = torch.cat([block.k, block.v], -1)
         else:
             returned = torch.cat([keys, values], -1).to(made.k.dtype).zero_()
@@ -131,9 +130,9 @@ class _Step:
         """Whether any of this rank's queries sees any of the keys."""
         return queries.own > 0 and self.size > 0 and not (o.causal and self.column >= queries.begin + queries.own)
 
-    def columns_of(self, bias: Tensor | None) -> Tensor | None:
+    def columns_of(self, bias: Tensor) -> Tensor:
         """The bias of these keys: a view."""
-        if bias is None or bias.dim() == 0 or bias.shape[-1] != self.cut.rows:
+        if bias.dim() == 0 or bias.shape[-1] != self.cut.rows:
             return bias
         return bias.narrow(-1, self.column, self.size)
 

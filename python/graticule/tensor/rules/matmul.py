@@ -6,6 +6,7 @@ each rank's part of the sum, then the sum over the ranks, whole on every rank; s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ _PRODUCTS = {
     aten.vdot.default: Contraction(("k", "k"), ""),
 }
 
-_SUMS = {
+_SUMS: dict[str, tuple[Contraction, Callable[..., Tensor]]] = {
     "addmm": (_MATRICES, aten.mm.default),
     "baddbmm": (_BATCHES, aten.bmm.default),
     "addmv": (_MATRIX_VECTOR, aten.mv.default),
