@@ -179,21 +179,25 @@ def with_weights(x):
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])
-@pytest.mark.parametrize(("h", "w"), [(3, 3), (4, 2), (6, 1), (2, 6), (12, 2), (1, 3)])
-def test_windows_and_back(dim, h, w):
+def test_windows_and_back(dim):
     def function(x):
-        y = with_weights(windows(x, h, w))
-        return y, x + unwindows(y, B, h, w, H // h, W // w)
+        results = []
+        for h, w in [(3, 3), (4, 2), (6, 1), (2, 6), (12, 2), (1, 3)]:
+            y = with_weights(windows(x, h, w))
+            results += [y, x + unwindows(y, B, h, w, H // h, W // w)]
+        return results
 
     compare(function, Cut(values(B, C, H, W), dim))
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])
-@pytest.mark.parametrize(("h1", "w1"), [(3, 3), (4, 2), (2, 6), (12, 2)])
-def test_strided_windows_and_back(dim, h1, w1):
+def test_strided_windows_and_back(dim):
     def function(x):
-        y = with_weights(strided(x, h1, w1))
-        return y, x + unstrided(y, B, H // h1, W // w1)
+        results = []
+        for h1, w1 in [(3, 3), (4, 2), (2, 6), (12, 2)]:
+            y = with_weights(strided(x, h1, w1))
+            results += [y, x + unstrided(y, B, H // h1, W // w1)]
+        return results
 
     compare(function, Cut(values(B, C, H, W), dim))
 
@@ -328,12 +332,9 @@ def test_shuffles_of_merged_dimensions(dim):
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-@pytest.mark.parametrize(
-    ("size", "step"),
-    [(1, 1), (2, 1), (3, 2), (3, 3), (2, 5), (7, 3), (13, 1), (12, 1), (4, 13), (5, 4), (0, 1), (1, 4)],
-)
-def test_windows_that_slide(dim, size, step):
-    compare(lambda x: [x.unfold(0, size, step) * 2, x.unfold(0, size, step)], Cut(values(13, 4), dim))
+def test_windows_that_slide(dim):
+    options = [(1, 1), (2, 1), (3, 2), (3, 3), (2, 5), (7, 3), (13, 1), (12, 1), (4, 13), (5, 4), (0, 1), (1, 4)]
+    compare(lambda x: [x.unfold(0, size, step).sin() for size, step in options], Cut(values(13, 4), dim))
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -524,3 +525,54 @@ def test_rows_that_are_part_of_other_memory():
 
     for size in (1, 2, 3):
         run_ranks(size, body)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.complex64])
+def test_numbers_of_any_kind_move(dtype):
+    whole = (torch.arange(84).reshape(2, 7, 6) % 5).to(dtype)
+
+    def body(domain):
+        for dim in range(3):
+            with graticule.report(strict=True):
+                x = graticule.shard(whole, domain, dim=dim)
+                moved = x.reshape(28, 3), x.transpose(0, 1).reshape(4, 21), x.unfold(dim, 2, 1)
+            expected = whole.reshape(28, 3), whole.transpose(0, 1).reshape(4, 21), whole.unfold(dim, 2, 1)
+            for result, reference in zip(moved, expected, strict=True):
+                assert torch.equal(result.gather(), reference)
+
+    for size in (2, 3):
+        run_ranks(size, body)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_writes_without_gradients(mode):
+    whole = values(2, 8, 6)
+
+    def body(domain):
+        with mode():
+            x = graticule.shard(whole, domain, dim=1)
+            x.view(2, 48).mul_(2)
+            assert torch.equal(x.gather(), 2 * whole)
+            x.permute(1, 0, 2).reshape(16, 6).zero_()
+            assert torch.equal(x.gather(), 2 * whole)
+            with pytest.raises(RuntimeError, match="would be lost"):
+                x.view(32, 3).reshape(3, 32).zero_()
+
+    run_ranks(3, body)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_einops(dim):
+    einops = pytest.importorskip("einops")
+    back = "b (h w) c -> b c h w"
+    compare(
+        lambda x: [
+            einops.rearrange(x, "b c (h p) (w q) -> (b h w) (p q) c", p=3, q=2).sin(),
+            einops.rearrange(x, "b c (p h) (q w) -> b (h w) (p q) c", p=3, q=2).sin(),
+            einops.rearrange(x, "b (k c) h w -> k (b h) w c", k=3).sin(),
+            einops.repeat(x, "b c h w -> b (c r) h w", r=2),
+            einops.reduce(x, "b c (h p) w -> b c h w", "mean", p=4),
+            einops.rearrange(einops.rearrange(x, "b c h w -> b (h w) c") * 2, back, h=12),
+        ],
+        Cut(values(2, 6, 12, 6), dim),
+    )
