@@ -145,6 +145,11 @@ def test_those_that_gather():
     compare(function, Cut(x), gathers=True)
 
 
+def test_no_samples():
+    x = torch.zeros(0, 3, 8, 6, dtype=torch.float64)
+    compare(lambda x: (F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2)), Cut(x), gathers=True, ranks=(2,))
+
+
 def test_other_types():
     x = values(2, 3, 17, 8)
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):

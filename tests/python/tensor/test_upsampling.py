@@ -101,6 +101,15 @@ def test_a_last_dimension_of_one_is_as_serial():
     )
 
 
+def test_whole_numbers_are_as_serial():
+    x = (values(1, 2, 9, 6) * 40 + 128).clamp(0, 255).to(torch.uint8)
+
+    def function(x):
+        return [F.interpolate(x, (13, 4), mode=m, antialias=a) for m in ("bilinear", "bicubic") for a in (False, True)]
+
+    compare(function, Cut(x), gathers=True, gradients=False, ranks=(1, 2))
+
+
 def test_second_derivatives():
     for name, align, antialias in MODES[2]:
 

@@ -24,6 +24,7 @@ from graticule.tensor.rules.sliding import (
     with_rows,
 )
 from graticule.tensor.rules.support import whole
+from graticule.tensor.running import uncut
 
 aten = torch.ops.aten
 _ops = torch.ops.graticule
@@ -37,7 +38,7 @@ def _spatial_dimensions(op: Any) -> int:
 def adaptive_avg_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     """Means across the cut, of these the means along it. Of one row of all ranks' every rank has the whole result."""
     if x.numel() == 0 or not x.is_floating_point():
-        return NotImplemented
+        return uncut(op, (x, size), {})
     (shape,) = whole_shapes(op, x, size)
     if x._cut.dim < x.dim() - _spatial_dimensions(op):
         return each(op, x, (shape,), (size,))
@@ -57,7 +58,7 @@ def adaptive_avg_pool(op: Any, x: DomainTensor, size: Any) -> Any:
 def adaptive_avg_pool_backward(op: Any, grad: Tensor, x: Tensor) -> Any:
     """The adjoint of the two steps."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (grad, x), {})
     if x._cut.dim < x.dim() - _spatial_dimensions(op):
         return each_backward(op, grad, x, ())
     local, cut = in_intervals(x)
@@ -94,7 +95,7 @@ def _cell(i: int, rows: int, results: int) -> Rows:
 def adaptive_max_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     """Maxima across the cut, of these those along it: among equals the first index, of nans the last, as serial."""
     if x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (x, size), {})
     shapes = whole_shapes(op, x, size)
     if x._cut.dim < x.dim() - _spatial_dimensions(op):
         return each(op, x, shapes, (size,))
@@ -136,7 +137,7 @@ def _maxima(values: Tensor, indices: Tensor, dim: int, cells: list[Rows], first:
 def adaptive_max_pool_backward(op: Any, grad: Tensor, x: Tensor, indices: Tensor) -> Any:
     """Each rank takes what goes to its own rows."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (grad, x, indices), {})
     n = _spatial_dimensions(op)
     if x._cut.dim < x.dim() - n:
         return each_backward(op, grad, x, (own_part(indices, x._cut, indices.dim()),))

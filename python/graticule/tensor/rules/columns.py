@@ -21,6 +21,7 @@ from graticule.tensor.rules.sliding import (
     whole_shapes,
     with_rows,
 )
+from graticule.tensor.running import uncut
 
 aten = torch.ops.aten
 
@@ -55,12 +56,13 @@ def _places(cut: Cut, windows: list[Sliding], i: int) -> Cut:
 def im2col(op: Any, x: DomainTensor, *options: Any) -> Any:
     """The windows of an image; a rank has those of its balanced rows of windows, or of x's rows where as many."""
     if x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (x, *options), {})
     (shape,) = whole_shapes(op, x, *options)
     first = x.dim() - 2
     if x._cut.dim < first:
         if x._cut.dim == x.dim() - 3:
-            return NotImplemented  # channels and the places of a kernel are merged
+            # Channels and the places of a kernel are merged.
+            return uncut(op, (x, *options), {})
         if x._local.numel():
             return DomainTensor(op(x._local, *options), x._cut)
         return DomainTensor(x._local.new_empty(with_rows(shape, x._cut.dim, 0)), x._cut)
@@ -83,7 +85,7 @@ def col2im(op: Any, t: DomainTensor, size: Any, *options: Any) -> Any:
     Windows are taken as rows of windows; where t's cut goes through such rows, it is re-cut.
     """
     if t.numel() == 0:
-        return NotImplemented
+        return uncut(op, (t, size, *options), {})
     (shape,) = whole_shapes(op, t, size, *options)
     last = t.dim() - 1
     if t._cut.dim < last - 1:

@@ -16,6 +16,7 @@ from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.support import whole
+from graticule.tensor.running import uncut
 
 aten = torch.ops.aten
 
@@ -25,7 +26,7 @@ def grid_sample(op: Any, x: Tensor, grid: Tensor, *options: Any) -> Any:
     """The result is cut as the grid is, or as x where the grid is whole or x is cut along the batch or channels."""
     out = _output_cut(x, grid)
     if out is None or x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (x, grid, *options), {})
     x_part, grid_part = _parts(op, x, grid, out)
     if x_part.numel() and grid_part.numel():
         return DomainTensor(op(x_part, grid_part, *options), out)
@@ -38,7 +39,7 @@ def grid_sample_backward(op: Any, grad: Tensor, x: Tensor, grid: Tensor, *rest: 
     *options, wanted = rest
     out = _output_cut(x, grid)
     if out is None or x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (grad, x, grid, *rest), {})
     x_part, grid_part = _parts(op, x, grid, out)
     if x_part.numel() and grid_part.numel():
         of_x, of_grid = op(own_part(grad, out, grad.dim()), x_part, grid_part, *options, wanted)

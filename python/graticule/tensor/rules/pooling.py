@@ -26,6 +26,7 @@ from graticule.tensor.rules.sliding import (
     whole_shapes,
     with_rows,
 )
+from graticule.tensor.running import uncut
 
 aten = torch.ops.aten
 
@@ -48,7 +49,7 @@ def _sliding(x: Tensor, n: int, dim: int, results: int, options: Any, dilation: 
 def avg_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     """Means of whole windows, by the padding and the divisors that the whole grid has."""
     if x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (x, *options), {})
     n = _spatial_dimensions(op)
     (shape,) = whole_shapes(op, x, *options)
     if x._cut.dim < x.dim() - n:
@@ -67,7 +68,7 @@ def avg_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
 def max_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     """Maxima and their indices in the whole tensor, the serial op's among equals."""
     if x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (x, *options), {})
     n = _spatial_dimensions(op)
     shapes = whole_shapes(op, x, *options)
     if x._cut.dim < x.dim() - n:
@@ -119,7 +120,7 @@ def indices_of_whole(indices: Tensor, inner: int, held: Rows, rows: int) -> Tens
 def avg_pool_backward(op: Any, grad: Tensor, x: Tensor, *options: Any) -> Any:
     """The gradient of own rows is made of all windows that touch them."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (grad, x, *options), {})
     n = _spatial_dimensions(op)
     if x._cut.dim < x.dim() - n:
         return each_backward(op, grad, x, options)
@@ -142,7 +143,7 @@ def avg_pool_backward(op: Any, grad: Tensor, x: Tensor, *options: Any) -> Any:
 def max_pool_backward(op: Any, grad: Tensor, x: Tensor, *rest: Any) -> Any:
     """Each rank takes what goes to its own rows."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
-        return NotImplemented
+        return uncut(op, (grad, x, *rest), {})
     *options, indices = rest
     n = _spatial_dimensions(op)
     if x._cut.dim < x.dim() - n:

@@ -13,6 +13,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.sliding import in_intervals, output_cut, with_rows
+from graticule.tensor.running import uncut
 
 aten = torch.ops.aten
 _ops = torch.ops.graticule
@@ -89,7 +90,7 @@ def _forward(op: Any, x: DomainTensor, size: Any, *options: Any) -> Any:
     else:
         fits = all(s is None for s in call.scales)
     if not fits or not call.can_be_cut(x, dim):
-        return NotImplemented
+        return uncut(op, (x, size, *options), {})  # its parts round otherwise
     local, cut = in_intervals(x)
     out = output_cut(cut, call.after[dim - first])
     with report.move("halo"):
@@ -121,7 +122,7 @@ def _backward(op: Any, grad: DomainTensor, after: Any, shape: Any, *options: Any
         result = op(part, after, sizes, *options) if part.numel() else part.new_empty(sizes)
         return DomainTensor(result, grad._cut)
     if not call.can_be_cut(grad, dim):
-        return NotImplemented
+        return uncut(op, (grad, after, shape, *options), {})
     local, out = in_intervals(grad)
     if call.kind.mode == "bicubic" and not call.kind.antialias and call.before == call.after:
         # ATen's backward then copies, whatever the factors.
