@@ -51,6 +51,9 @@ _KEPT_WHOLE = {
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    # Made of views by strides, which know memory that no rank has.
+    torch.ops.aten.diagonal.default,
+    torch.ops.aten.trace.default,
 }
 
 

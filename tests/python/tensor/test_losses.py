@@ -171,3 +171,12 @@ def test_ctc():
         Cut(scores, 0),
         gathers=True,
     )
+
+
+def test_cross_entropy_of_flattened_rows():
+    compare(
+        lambda x, c: F.cross_entropy(x.permute(0, 2, 3, 1).reshape(-1, 4), c.reshape(-1)),
+        Cut(X),
+        Cut(CLASSES, 1),
+    )
+    compare(lambda x: F.cross_entropy(x.permute(0, 2, 3, 1).reshape(-1, 4), CLASSES.reshape(-1)), Cut(X))

@@ -179,3 +179,21 @@ def test_norms_of_weights_are_left_alone():
         for gradient, p in zip(gradients, layer.parameters(), strict=True):
             assert type(gradient) is torch.Tensor
             torch.testing.assert_close(gradient, p.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_cut_dimensions_that_were_merged_with_others():
+    compare(lambda x, w, b: F.group_norm(x.flatten(2), 2, w, b), Cut(X), W, B)
+    compare(lambda x, w, b: F.batch_norm(x.flatten(2), None, None, w, b, True), Cut(X), W, B)
+    compare(lambda x: F.layer_norm(x.flatten(1, 2), (28, 5)), Cut(X))
+    compare(lambda x: F.layer_norm(x.flatten(1), (140,)), Cut(X))
+    tokens = torch.randn(140, dtype=torch.float64)
+    compare(lambda x, w: F.layer_norm(x.flatten(1), (140,), w), Cut(X), tokens)
+    compare(lambda x, w, b: F.layer_norm(x.flatten(2).transpose(1, 2), (4,), w, b), Cut(X), W, B)
+
+
+def test_channels_that_lie_last_in_memory():
+    x = X.to(memory_format=torch.channels_last)
+    compare(lambda t, w, b: F.group_norm(t, 2, w, b), Cut(x), W, B)
+    compare(lambda t, w, b: F.batch_norm(t, None, None, w, b, True), Cut(x), W, B)
+    compare(lambda t: F.instance_norm(t), Cut(x))
+    compare(lambda t: F.layer_norm(t, (7, 5)), Cut(x))

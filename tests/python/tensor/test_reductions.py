@@ -198,6 +198,18 @@ def test_order_along_the_cut_dimension():
     )
 
 
+def test_quantiles():
+    q = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    for d in (0, 1, 3):
+        compare(lambda x, d=d: [x.quantile(0.3, d), x.quantile(q, d), x.quantile(q, d, keepdim=True)], Cut(X))
+        compare(lambda x, d=d: torch.nanquantile(x, 0.3, d, True, interpolation="lower"), Cut(HOLES), gradients=False)
+    compare(lambda x: [x.quantile(0.3), x.quantile(q, 2), x.nanquantile(q, 2)], Cut(X), gathers=True)
+
+
+def test_diagonals():
+    compare(lambda x: [x[0, 0].trace(), x.diagonal(0, 2, 3) * 1, torch.corrcoef(x[0, 1])], Cut(X), gathers=True)
+
+
 def test_order_has_gradients():
     compare(lambda x: [x.sort(3)[0], x.topk(2, 1)[0], x.median(3)[0], x.kthvalue(2, 1)[0]], Cut(X))
 
@@ -235,3 +247,26 @@ def test_any_shape(shape):
             Cut(x, dim),
             ranks=(1, 3),
         )
+
+
+@pytest.mark.parametrize("merge", [(0, 2), (1, 2), (2, 3), (1, 3), (0, 3)])
+def test_cut_dimensions_that_were_merged_with_others(merge):
+    def function(x):
+        t = x.flatten(*merge)
+        d = merge[0]
+        results = [
+            t.sum(d),
+            t.mean(d),
+            t.std(d),
+            t.amax(d),
+            t.norm(3, d),
+            t.logsumexp(d),
+            t.softmax(d),
+            t.log_softmax(d),
+        ]
+        results += [t.max(d)[0], t.min(d)[0], t.argmax(d), t.argmin(), t.argmax(), t.aminmax()[0], t.prod().detach()]
+        return [*results, t.count_nonzero(), (t > 0).any(d), torch.var_mean(t)[1]]
+
+    compare(function, Cut(TIED + 0.1), gathers=True)
+    compare(lambda x: [r.detach() for r in function(x)], Cut(TIED), gradients=False)
+    compare(lambda x: x.flatten(*merge).cumsum(merge[0]), Cut(X), gradients=False, gathers=True)

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from graticule.tensor import functions, report
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.support import after_reduction
+from graticule.tensor.rules.support import after_reduction, whole
 
 aten = torch.ops.aten
 
@@ -58,3 +59,31 @@ def _one_each(op: Any, x: DomainTensor, dim: int, keepdim: bool, *before: Any) -
         return NotImplemented
     cut = after_reduction(x._cut, [dim % x.dim()], keepdim)
     return tuple(DomainTensor(part, cut) for part in op(x._local, *before, dim, keepdim))
+
+
+def _quantiles(func: Any) -> Any:
+    """What runs in place of quantile and nanquantile: torch's own squeezes a result in place, which cannot be here."""
+
+    def run(x: Any, q: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        if not isinstance(x, DomainTensor):
+            return func(x, whole(q), dim, keepdim, **options)
+        if dim is None or dim % x.dim() == x._cut.dim or "out" in options:
+            report.refuse_gather(func.__name__)
+            return func(functions.gather(x), q, dim, keepdim, **options)
+        cut, local = x._cut, functions.to_local(x)
+        if cut.own == 0:
+            # torch's own refuses a tensor without values; the row that stands in for them goes again below.
+            local = torch.cat(
+                [local, local.new_zeros([1 if d == cut.dim else s for d, s in enumerate(local.shape)])], cut.dim
+            )
+        value = func(local, q, dim, keepdim, **options)
+        place = cut.dim + value.dim() - x.dim()
+        if not keepdim:
+            place += dim % x.dim() > cut.dim
+        return functions.from_local(value.narrow(place, 0, cut.own_size), cut.at(place))
+
+    return run
+
+
+for _func in (torch.quantile, torch.nanquantile):
+    functions.replaced[_func] = functions.replaced[getattr(torch.Tensor, _func.__name__)] = _quantiles(_func)
