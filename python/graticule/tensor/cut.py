@@ -97,4 +97,4 @@ class Cut:
         """The indices of the dimension that a rank owns, ascending."""
         begin, end = self.offsets[rank], self.offsets[rank + 1]
         whole = torch.arange(self.size).view(self.outer, self.rows, self.inner)
-        return whole[:, begin:end].reshape(-1)
+        return whole[:, begin:end].reshape(-1).contiguous()

@@ -110,6 +110,18 @@ def _across(rng: random.Random, x: Tensor) -> Step:
     )
 
 
+class _DenseGradient(torch.autograd.Function):
+    """Lays a gradient out anew: of one sample and a permuted one, torch's own batch norm gives a wrong one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: D102
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: D102
+        return gradient.contiguous()
+
+
 def _image(rng: random.Random, x: Tensor) -> Step:
     """What takes samples, channels and two dimensions of space; another tensor is left alone."""
     if x.dim() != 4:
@@ -128,8 +140,8 @@ def _image(rng: random.Random, x: Tensor) -> Step:
             lambda t: F.interpolate(t, sizes, mode="bilinear", align_corners=kernel > 2),
             lambda t: F.interpolate(t, scale_factor=2),
             lambda t: F.group_norm(t, 1),
-            lambda t: F.instance_norm(t),
-            lambda t: F.batch_norm(t, None, None, training=True),
+            lambda t: _DenseGradient.apply(F.instance_norm(t.contiguous())),
+            lambda t: _DenseGradient.apply(F.batch_norm(t.contiguous(), None, None, training=True)),
             lambda t: F.pixel_unshuffle(t, 2),
             lambda t: F.pixel_shuffle(t, 2),
             lambda t: F.fold(F.unfold(t, 3, padding=1), t.shape[-2:], 3, padding=1),
@@ -164,7 +176,12 @@ def program(seed: int, x: Tensor) -> Step:
             result = step(x)
         except (RuntimeError, ValueError, IndexError, NotImplementedError, TypeError):
             continue
-        if 0 < result.numel() < 20000 and 1 < result.dim() < 7 and result.abs().max() > 1e-3 and result.isfinite().all():
+        if (
+            0 < result.numel() < 20000
+            and 1 < result.dim() < 7
+            and result.abs().max() > 1e-3
+            and result.isfinite().all()
+        ):
             steps.append(step)
             x = result / result.std(correction=0).clamp(min=0.1)
     return functools.partial(_run, steps)
