@@ -49,8 +49,11 @@ def gather(local: Tensor, cut: Cut) -> Tensor:
 
 
 def replicate(local: Tensor, cut: Cut) -> Tensor:
-    """The whole of a tensor that is small beside what it is made of: a row, a mask. No gather in the report's sense."""
-    with report.move("rows"):
+    """The whole of a tensor of which an op needs all on every rank: a row, an index, the other factor of a product.
+
+    The op's work is still shared by the ranks: a replica in the report, not a gather.
+    """
+    with report.move("replica"):
         return everything(local, cut)
 
 

@@ -48,8 +48,13 @@ class Report:
 
     @property
     def gathers(self) -> list[Call]:
-        """The calls that gathered whole tensors."""
-        return [call for call in self.calls if "GATHER" in call.moved]
+        """The calls that ran uncut on every rank, of whole tensors."""
+        return [call for call in self.calls if call.moved == "GATHER"]
+
+    @property
+    def replicas(self) -> list[Call]:
+        """The calls that shared their work, but needed the whole of one of their tensors on every rank."""
+        return [call for call in self.calls if call.moved == "replica"]
 
     @property
     def bytes(self) -> int:
