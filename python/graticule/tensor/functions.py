@@ -44,6 +44,11 @@ def as_whole(gradient: Tensor | None) -> Tensor | None:
     return _Whole.apply(gradient) if isinstance(gradient, _class()) else gradient
 
 
+def _own(t: Tensor, source: Tensor) -> Tensor:
+    """`t` in memory of its own, if it is `source`: autograd adds in place to gradients that it holds alone."""
+    return t.clone() if t is source else t
+
+
 class _Recut(torch.autograd.Function):
     """Differentiable as the gradients of gradients are: so are the next two."""
 
@@ -51,7 +56,7 @@ class _Recut(torch.autograd.Function):
     def forward(ctx: Any, t: DomainTensor, cut: Cut) -> Tensor:
         ctx.cut = t._cut
         local = moves.recut(t._local, t._cut, cut)
-        return _class()(local.view_as(local), cut)
+        return _class()(_own(local, t._local), cut)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -61,7 +66,7 @@ class _Recut(torch.autograd.Function):
 class _Part(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, cut: Cut) -> Tensor:
-        return _class()(cut.part_of(whole), cut)
+        return _class()(cut.part_of(whole).clone(), cut)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -72,8 +77,7 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: DomainTensor) -> Tensor:
         ctx.cut = t._cut
-        whole = moves.replicate(t._local, t._cut)
-        return whole.view_as(whole)
+        return _own(moves.replicate(t._local, t._cut), t._local)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -100,7 +104,7 @@ class _ToLocal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return from_local(gradient, ctx.cut)
+        return from_local(gradient.clone(), ctx.cut)
 
 
 class _FromLocal(torch.autograd.Function):
@@ -112,15 +116,14 @@ class _FromLocal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         cut_gradient = as_cut(gradient, ctx.cut)
-        return None if cut_gradient is None else to_local(cut_gradient), None  # type: ignore[arg-type]
+        return None if cut_gradient is None else to_local(cut_gradient).clone(), None  # type: ignore[arg-type]
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: DomainTensor) -> Tensor:
         ctx.cut = t._cut
-        whole = moves.gather(t._local, t._cut)
-        return whole.view_as(whole)
+        return _own(moves.gather(t._local, t._cut), t._local)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

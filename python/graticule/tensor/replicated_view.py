@@ -31,11 +31,10 @@ class ReplicatedView(Tensor):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
             given = [t for t in functions.tensors((args, kwargs)) if isinstance(t, ReplicatedView)]
-            if getattr(func, "__name__", "") == "__get__":
-                return func(*args, **kwargs)
-            written = functions.targets(func, args, kwargs)
-            for t in given:
-                t._check(func, any(t is target for target in written))
+            if getattr(func, "__name__", "") != "__get__":
+                written = functions.targets(func, args, kwargs)
+                for t in given:
+                    t._check(func, any(t is target for target in written))
             result = functions.call(func, args, kwargs)
             for t in functions.tensors(result):
                 for view in given:
@@ -53,10 +52,7 @@ class ReplicatedView(Tensor):
                 "clone() it"
             )
         if _version(self._origin) != self._version_of_origin:
-            raise RuntimeError(
-                f"{name}: rank {rank}: expected a row of a DomainTensor as it is, got one taken before the "
-                "DomainTensor was written into: take it again, or clone() it before the write"
-            )
+            raise RuntimeError(_out_of_date(name, rank))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
@@ -68,16 +64,38 @@ _VIEWS = {Tensor.__getitem__, Tensor.select, torch.select, Tensor.unbind, torch.
 
 
 def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> Any:
-    """The result of a call on DomainTensors, whose plain views of them are made ReplicatedViews."""
-    if type(result) is kind or not isinstance(result, (Tensor, tuple, list)):
+    """The result of a call on DomainTensors, whose plain views of them are made ReplicatedViews.
+
+    Of views that are cut, but whose rows were moved, it is noted what they are views of.
+    """
+    if type(result) is kind and not result._moved or not isinstance(result, (Tensor, tuple, list)):
         return result
     for t in functions.tensors(result):
+        if type(t) is kind and t._moved and t._is_view():
+            t._version_when_made = _version(t)  # type: ignore[attr-defined]
         if type(t) is not Tensor:
             continue
         base = t._base if t._is_view() else given[0] if func in _VIEWS and t.is_inference() else None
         if isinstance(base, kind):
             _mark(t, base, _version(t))
     return result
+
+
+def refuse_out_of_date(func: Any, args: Any, kind: type[DomainTensor]) -> None:
+    """RuntimeError where an argument is a view whose rows were moved before its DomainTensor was written into."""
+    if getattr(func, "__name__", "") == "__get__":
+        return
+    for argument in args:
+        for t in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if type(t) is kind and t._moved and _version(t) != getattr(t, "_version_when_made", _version(t)):
+                raise RuntimeError(_out_of_date(getattr(func, "__name__", func), t._cut.domain.rank))
+
+
+def _out_of_date(name: Any, rank: int) -> str:
+    return (
+        f"{name}: rank {rank}: expected a view of a DomainTensor as it is, got one whose rows were moved between ranks "
+        "before the DomainTensor was written into: take it again, or clone() it before the write"
+    )
 
 
 def _mark(t: Any, origin: DomainTensor, version: int) -> None:

@@ -78,6 +78,7 @@ def test_checkpoints(reentrant):
 def test_gradients_of_gradients():
     def function(x, y):
         z = F.pad(x[:, :, 1:], (1, 1, 2, 1), mode="reflect").roll(1, 2)
+        z = F.pad(z, (1, 2, 1, 1), mode="circular")
         z = torch.cat([z[..., 1:6], y.flip(2)], 2) ** 3
         (g,) = torch.autograd.grad((z[:, :, ::2] ** 2).sum(), x, create_graph=True)
         return g * y
@@ -120,3 +121,47 @@ def test_in_inference_mode():
     expected[:, :, 2:4] = 1
     expected[0, 0, 6, 1] = 3
     assert all(torch.equal(result, expected) for result in run_ranks(2, body))
+
+
+def test_a_view_whose_rows_were_moved_before_a_write_is_refused():
+    def body(domain):
+        x = graticule.shard(X, domain) * 1
+        moved = x.view(2, 3, 5, 7)
+        assert moved._moved
+        assert torch.equal((moved * 1).gather(), X.view(2, 3, 5, 7))
+        x[:, :, 2:5] = 0
+        with pytest.raises(RuntimeError, match="written into"):
+            torch.cat([moved, moved])
+        return moved + 1
+
+    errors = failures(2, body)
+    assert len(errors) == 2 and all("written into" in str(error) for error in errors.values())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: x.gather() + w,
+        lambda x, w: x + w,
+        lambda x, w: F.pad(x, (0, 0, 0, 0), mode="circular") + w,
+        lambda x, w: F.pad(x, (0, 0, 0, 0), mode="replicate") + x,
+        lambda x, w: torch.cat([x], 2) + w,
+        lambda x, w: x[:, :, :] + w[:, :, :],
+        lambda x, w: graticule.from_local(x.local, x.domain, 2) + x + w,
+    ],
+)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradients_of_two_steps_share_no_memory(function, ranks):
+    def body(domain):
+        x = graticule.shard(X, domain, dim=2).requires_grad_()
+        w = Y.clone().requires_grad_()
+        for _ in range(3):
+            (function(x, w) * 2.5).sum().backward()
+        once = graticule.shard(X, domain, dim=2).requires_grad_()
+        other = Y.clone().requires_grad_()
+        (function(once, other) * 2.5).sum().backward()
+        assert torch.equal(x.grad.gather(), 3 * once.grad.gather())
+        if w.grad is not None:
+            assert torch.equal(w.grad, 3 * other.grad)
+
+    run_ranks(ranks, body)

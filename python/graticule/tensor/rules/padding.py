@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graticule.tensor import functions, moves
+from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
@@ -25,7 +25,7 @@ _BOUNDARIES = {
 }
 
 
-def _along_and_across(padding: Sequence[int], ndim: int, dim: int) -> tuple[int, int, list[int]]:
+def along_and_across(padding: Sequence[int], ndim: int, dim: int) -> tuple[int, int, list[int]]:
     """What is added before and after the cut dimension, and the padding without it."""
     across = list(padding)
     place = 2 * (ndim - 1 - dim)
@@ -36,19 +36,19 @@ def _along_and_across(padding: Sequence[int], ndim: int, dim: int) -> tuple[int,
     return before, after, across
 
 
-def _wanted(target: Cut, before: int) -> tuple[list[int], list[int]]:
+def wanted_rows(target: Cut, before: int) -> tuple[list[int], list[int]]:
     """Which rows of the unpadded grid, and beyond it, each rank's rows of the padded one are."""
     shifted = [offset - before for offset in target.offsets]
     return shifted[:-1], shifted[1:]
 
 
-def take_rows(local: Tensor, cut: Cut, begins: list[int], ends: list[int], boundary: str = "none") -> Tensor:
-    """Rows [begins[r], ends[r]) for each rank; without messages where every rank has its own."""
+def _take_rows(local: Tensor, cut: Cut, begins: list[int], ends: list[int]) -> Tensor:
+    """Rows [begins[r], ends[r]) for each rank; without messages, and without a copy, where every rank has its own."""
     own = zip(begins, ends, cut.offsets[:-1], cut.offsets[1:], strict=True)
     if all(b == e or first <= b and e <= last for b, e, first, last in own):
         begin, end = begins[cut.domain.rank], ends[cut.domain.rank]
         return local.narrow(cut.dim, begin - cut.begin if end > begin else 0, end - begin)
-    return moves.rows(local, cut, begins, ends, boundary)
+    return moves.rows(local, cut, begins, ends)
 
 
 @rule(aten.constant_pad_nd.default)
@@ -57,14 +57,14 @@ def constant_pad(op: Any, x: DomainTensor, pad: Any, value: Any = 0) -> DomainTe
     ndim = x.dim()
     if len(pad) % 2 or len(pad) > 2 * ndim or _takes_too_much(x.shape, pad):
         raise_as_torch(op, x, pad, value)
-    before, after, across = _along_and_across(pad, ndim, x._cut.dim)
+    before, after, across = along_and_across(pad, ndim, x._cut.dim)
     if before == 0 and after == 0:
         return DomainTensor(op(x._local, across, value), x._cut)
     x = with_interval(x)
     cut = x._cut
     target = widened(cut, before, after)
-    begins, ends = ([min(max(row, 0), cut.rows) for row in rows] for rows in _wanted(target, before))
-    local = take_rows(x._local, cut, begins, ends)
+    begins, ends = ([min(max(row, 0), cut.rows) for row in rows] for rows in wanted_rows(target, before))
+    local = _take_rows(x._local, cut, begins, ends)
     missing = target.own - local.shape[cut.dim]
     lead = min(max(before - target.begin, 0), missing)
     own_pad = across + [0] * (2 * (ndim - cut.dim) - len(across))
@@ -82,7 +82,7 @@ def _takes_too_much(shape: Sequence[int], pad: Sequence[int]) -> bool:
 def pad_from_the_grid(op: Any, x: DomainTensor, padding: Any) -> DomainTensor:
     """Reflection or replication: across the rows on each rank, then along them with the halo."""
     raise_unless_fit(op, x, padding)
-    before, after, across = _along_and_across(padding, x.dim(), x._cut.dim)
+    before, after, across = along_and_across(padding, x.dim(), x._cut.dim)
     local = x._local
     if any(across):
         sizes = list(local.shape)
@@ -93,9 +93,8 @@ def pad_from_the_grid(op: Any, x: DomainTensor, padding: Any) -> DomainTensor:
         return DomainTensor(local if any(across) else local.clone(), x._cut)
     x = with_interval(DomainTensor(local, x._cut))
     target = widened(x._cut, before, after)
-    begins, ends = _wanted(target, before)
-    rows = take_rows(x._local, x._cut, begins, ends, _BOUNDARIES[op])
-    return DomainTensor(rows.contiguous(), target)
+    begins, ends = wanted_rows(target, before)
+    return DomainTensor(moves.rows(x._local, x._cut, begins, ends, _BOUNDARIES[op]), target)
 
 
 def raise_unless_fit(op: Any, x: Tensor, padding: Sequence[int]) -> None:
@@ -119,50 +118,25 @@ def pad_from_the_grid_backward(op: Any, grad: Tensor, x: Tensor, padding: Any) -
         cut = x._cut if x._cut.is_interval else Cut.balanced(x.domain, x._cut.dim, x._cut.size)
     else:
         assert isinstance(grad, DomainTensor)
-        before, after, _ = _along_and_across(padding, ndim, grad._cut.dim)
+        before, after, _ = along_and_across(padding, ndim, grad._cut.dim)
         keeps = before == 0 and after == 0 and grad._cut.is_interval
         cut = grad._cut if keeps else Cut.balanced(grad.domain, grad._cut.dim, x.shape[grad._cut.dim])
     cut = cut.flat()
-    before, after, across = _along_and_across(padding, ndim, cut.dim)
+    before, after, across = along_and_across(padding, ndim, cut.dim)
     if isinstance(grad, DomainTensor) and grad._cut.dim == cut.dim and grad._cut.is_interval:
         target = grad._cut.flat()
         local = grad._local
     else:
         target = widened(cut, before, after)
         local = own_part(grad, target, ndim)
-    begins, ends = _wanted(target, before)
-    if target.offsets != cut.offsets or before or after:
+    begins, ends = wanted_rows(target, before)
+    stays = target.offsets == cut.offsets and before == 0 and after == 0
+    if not stays:
         local = moves.fold(local, cut, begins, ends, _BOUNDARIES[op])
     if not any(across):
-        return DomainTensor(local.contiguous(), cut)
+        return DomainTensor(local.clone() if stays else local, cut)
     sizes = list(x.shape)
     sizes[cut.dim] = cut.own
     if 0 in sizes:
         return DomainTensor(local.new_zeros(sizes), cut)
     return DomainTensor(op(local.contiguous(), local.new_zeros(1).expand(sizes), across), cut)
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """torch.nn.functional.pad; circular padding as rows joined to the ends, before it comes apart into writes."""
-    sizes = list(reversed(input.shape))
-    pairs = [(d, pad[2 * d], pad[2 * d + 1]) for d in range(len(pad) // 2)]
-    fits = mode == "circular" and len(pairs) in (input.dim() - 1, input.dim() - 2)
-    if not fits or not all(
-        max(before, after) <= sizes[d] + min(before, 0) + min(after, 0) and sizes[d] + before + after > 0
-        for d, before, after in pairs
-    ):
-        return torch.nn.functional.pad(input, pad, mode, value)
-    for d, before, after in pairs:
-        if before == 0 and after == 0:
-            continue
-        dim = input.dim() - 1 - d
-        core = input.narrow(dim, max(-before, 0), sizes[d] + min(before, 0) + min(after, 0))
-        rows = core.shape[dim]
-        parts = [core.narrow(dim, rows - before, before)] if before > 0 else []
-        parts.append(core)
-        parts += [core.narrow(dim, 0, after)] if after > 0 else []
-        input = torch.cat(parts, dim)
-    return input
-
-
-functions.replaced[torch.nn.functional.pad] = pad
