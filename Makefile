@@ -8,12 +8,13 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export CCACHE_SLOPPINESS ?= pch_defines,time_macros,include_file_mtime,include_file_ctime
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help build demo test test-cpp test-python gtest bench bench-smoke bench-check bench-programs lint tidy format clean
+.PHONY: help build demo test test-cpp test-python test-models models-table gtest bench bench-smoke bench-check bench-programs lint tidy format clean
 
 help:
 	@echo 'make build   .venv with the Python package, build/ with the C++ library and the program'
 	@echo 'make demo    train a weather emulator cut by latitude on RANKS=2 MPI ranks'
 	@echo 'make test    every test: C++, Python, Gloo and MPI processes'
+	@echo 'make test-models  models by other people, cut and uncut; installs them (requirements-models.txt)'
 	@echo 'make bench   time every layer against its local work (25 minutes on an idle machine); docs/benchmarks.md'
 	@echo 'make lint    clang-format, ruff and mypy; make tidy: clang-tidy'
 	@echo 'make clean   remove .venv and build/'
@@ -45,7 +46,20 @@ test-cpp: gtest
 	$(VENV)/bin/ctest --preset dev
 
 test-python: build
-	$(VENV)/bin/python -m pytest tests/python
+	$(VENV)/bin/python -m pytest tests/python --ignore=tests/python/models
+
+$(VENV)/.models: $(VENV)/.ready requirements-models.txt
+	$(PIP) install --quiet --no-deps -r requirements-models.txt
+	touch $@
+
+# On so many ranks each, with commas between.
+MODEL_RANKS ?= 2,3
+test-models: build $(VENV)/.models
+	GRATICULE_MODEL_RANKS=$(MODEL_RANKS) $(VENV)/bin/python -m pytest tests/python/models
+
+# The table of docs/models.md.
+models-table: build $(VENV)/.models
+	cd tests/python && ../../$(VENV)/bin/python -m models.table
 
 gtest:
 	tools/get_gtest.sh

@@ -71,7 +71,7 @@ def _convnext() -> nn.Module:
     return Outputs(ConvNextV2ForImageClassification(config), call)
 
 
-def _swin() -> nn.Module:
+def _swin(**options: Any) -> nn.Module:
     from transformers import Swinv2Config, Swinv2Model
 
     config = Swinv2Config(
@@ -81,7 +81,7 @@ def _swin() -> nn.Module:
         depths=[2, 2],
         num_heads=[2, 4],
         window_size=4,
-        drop_path_rate=0.0,
+        **({"drop_path_rate": 0.0} | options),
     )
 
     def call(model: nn.Module, x: Tensor) -> Any:
@@ -234,3 +234,9 @@ def built(model: Model) -> nn.Module:
     """The model with its random weights, in float64, in training mode."""
     torch.manual_seed(1)
     return perturbed(model.build()).train()
+
+
+def random_swin() -> nn.Module:
+    """Swin V2 with all that draws random numbers in training."""
+    torch.manual_seed(1)
+    return perturbed(_swin(drop_path_rate=0.3, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
