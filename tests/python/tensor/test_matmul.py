@@ -91,6 +91,17 @@ def test_in_place(dims):
     compare(function, *given, ranks=(1, 3), gradients=dims[0] is not None)
 
 
+@pytest.mark.parametrize("name", SUMS)
+def test_every_sum_in_place(name):
+    _, biases, a, b = SUMS[name]
+
+    def function(x, y, z):
+        return getattr(x * 1, f"{name}_")(y, z, beta=0.5, alpha=-2)
+
+    for k, i, j in ((0, 0, None), (0, None, 0), (len(biases[0]) - 1, 0, 0)):
+        compare(function, Cut(randn(*biases[0]), k), argument(randn(*a), i), argument(randn(*b), j), ranks=(1, 3))
+
+
 def test_linear_and_its_parameters():
     for x in (Cut(randn(5, 6), 0), Cut(randn(5, 6), 1)):
         compare(F.linear, x, randn(4, 6), randn(4))

@@ -15,6 +15,7 @@ from graticule import DomainTensor
 from graticule.tensor.random import by_position, check_generators, synchronize_generators
 from graticule.tensor.registry import find_rule
 from graticule.tensor.rules.random import draws
+from processes.launch import WORKERS, torchrun
 from support.ranks import failures, run_ranks
 from tensor.comparison import Cut, compare
 
@@ -259,6 +260,10 @@ def test_check_mode_finds_a_drift(monkeypatch):
     errors = failures(2, body)
     assert len(errors) == 2
     assert all("generators" in str(error) for error in errors.values())
+
+
+def test_processes_draw_alike():
+    assert "drawn alike" in torchrun(3, WORKERS / "drawing.py")
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data(), st.integers(1, 4), st.integers(0, 2**31))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -26,13 +27,12 @@ class Contraction:
 
     def sizes(self, op: Any, operands: Sequence[Tensor]) -> dict[Hashable, int]:
         """Of every index. RuntimeError where operands disagree: parts of them might not."""
-        sizes: dict[Hashable, int] = {}
-        for t, indices in zip(operands, self.indices, strict=True):
-            if t.dim() != len(indices) or any(sizes.setdefault(i, n) != n for i, n in zip(indices, t.shape)):  # noqa: B905
-                shapes = ", ".join(str(list(t.shape)) for t in operands)
-                rank = next(t._cut.domain.rank for t in operands if isinstance(t, DomainTensor))
-                raise RuntimeError(f"{op}: rank {rank}: expected shapes that can be multiplied, got {shapes}")
-        return sizes
+        found = _sizes(self.indices, tuple(t.shape for t in operands))
+        if found is None:
+            shapes = ", ".join(str(list(t.shape)) for t in operands)
+            rank = next(t._cut.domain.rank for t in operands if isinstance(t, DomainTensor))
+            raise RuntimeError(f"{op}: rank {rank}: expected shapes that can be multiplied, got {shapes}")
+        return found
 
     def plan(self, op: Any, operands: Sequence[Tensor]) -> tuple[Hashable, Cut] | None:
         """The index along which the ranks share the work, and its cut: where least is moved. None where none is cut."""
@@ -81,6 +81,18 @@ class Contraction:
         if index in self.result:
             return DomainTensor(local, cut.at(self.result.index(index)))
         return reduced(local, cut)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sizes(operands: tuple[Indices, ...], shapes: tuple[Sequence[int], ...]) -> dict[Hashable, int] | None:
+    sizes: dict[Hashable, int] = {}
+    for indices, shape in zip(operands, shapes, strict=True):
+        if len(indices) != len(shape):
+            return None
+        for i, n in zip(indices, shape, strict=True):
+            if sizes.setdefault(i, n) != n:
+                return None
+    return sizes
 
 
 def part(t: Tensor, cut: Cut) -> Tensor:

@@ -70,9 +70,12 @@ def added_product(op: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, al
     cut = cut.at(result.index(index))
     sizes = contraction.sizes(op, (a, b))
     shape = [sizes[i] for i in result]
-    if list(torch.broadcast_shapes(x.shape, shape)) != shape:
+    if x.dim() > len(shape) or any(n not in (1, shape[d]) for d, n in enumerate(x.shape, len(shape) - x.dim())):
         raise RuntimeError(f"{op}: rank {cut.domain.rank}: expected a sum of shape {shape}, got {list(x.shape)}")
-    own = own_part(x, cut, len(shape)).expand([cut.own_size if d == cut.dim else n for d, n in enumerate(shape)])
+    own = own_part(x, cut, len(shape))
+    if cut.own == 0:
+        # ATen gives one row of x that is to be repeated its place in a result of none.
+        own = own.expand([0 if d == cut.dim else n for d, n in enumerate(shape)])
     return DomainTensor(op(own, *parts, beta=beta, alpha=alpha), cut)
 
 

@@ -49,12 +49,14 @@ _IN_PLACE = {
     aten.geometric_.default: ("geometric", 0.5, 0.0),
 }
 
+_PARAMETERS = {op: [a.name for a in op._schema.arguments[1:] if not a.kwarg_only] for op in _IN_PLACE}
+
 
 @draw(*_IN_PLACE)
 def in_place(op: Any, x: Tensor, *parameters: float, generator: Any = None, **named: float) -> Tensor:
     """Fills x. Parameters that torch would refuse it refuses here, on every rank."""
     distribution, *values = _IN_PLACE[op]
-    names = [a.name for a in op._schema.arguments[1:] if not a.kwarg_only]
+    names = _PARAMETERS[op]
     values[: len(parameters)] = parameters
     for name, value in named.items():
         values[names.index(name)] = value
