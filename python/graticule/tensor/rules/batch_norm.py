@@ -39,13 +39,14 @@ def _normalise(
     new = [None if t is None else t.clone() for t in running]
     if not training:
         mean, variance = (_own_channels(t, cut) for t in running)
+        rstd = (variance.double() + eps).rsqrt_()
         statistics: list[Any] = [local.new_empty(0), local.new_empty(0)]
     else:
         dims = [d for d in range(x.dim()) if d != 1]
         mean, deviations, count = moments(local, cut, dims)
         mean, deviations = mean.flatten(), deviations.flatten()
-        variance = deviations / count
-        statistics = [mean, (variance + eps).rsqrt_()]
+        rstd = (deviations / count).add_(eps).rsqrt_()
+        statistics = [mean, rstd]
         unbiased = deviations / max(0.0, count - 1)
         for kept, value in zip(new, (mean, unbiased), strict=True):
             if kept is not None:
@@ -53,21 +54,17 @@ def _normalise(
                 kept.lerp_(whole.to(kept.dtype), momentum)
         if cut.dim == 1:
             statistics = [DomainTensor(t, cut.at(0)) for t in statistics]
-    y = _affine(local, mean, variance, _own_channels(weight, cut), _own_channels(bias, cut), eps)
+    y = _affine(local, mean, rstd, _own_channels(weight, cut), _own_channels(bias, cut))
     return DomainTensor(y, cut), statistics[0], statistics[1], new
 
 
-def _affine(local: Tensor, mean: Tensor, variance: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
-    scale = (variance.double() + eps).rsqrt_()
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean.double() * scale
-    if bias is not None:
-        shift = shift + bias
+def _affine(local: Tensor, mean: Tensor, rstd: Tensor, weight: Any, bias: Any) -> Tensor:
+    scale = rstd if weight is None else rstd * weight
+    shift = mean * scale
+    shift = shift.neg_() if bias is None else bias - shift
     inner = wide(local.dtype)
-    return torch.addcmul(
-        _per_channel(shift, local).to(inner), local.to(inner), _per_channel(scale, local).to(inner)
-    ).to(local.dtype)
+    factors = torch.stack([scale, shift]).to(inner).view(2, 1, -1, *[1] * (local.dim() - 2))
+    return torch.addcmul(factors[1], local.to(inner), factors[0]).to(local.dtype)
 
 
 def _refused(x: Any, *others: Any) -> bool:

@@ -68,12 +68,12 @@ def moments(local: Tensor, cut: Cut, dims: Sequence[int]) -> tuple[Tensor, Tenso
     else:
         variance, mean = torch.var_mean(local.to(torch.float64), dims, correction=0, keepdim=True)
         deviations = variance * here
-    if cut.dim not in dims:
+    if cut.dim not in dims or cut.domain.size == 1:
         return mean, deviations, here
     counts = counts_of_ranks(cut, local, dims)
     total = sum(counts)
-    parts = of_all_ranks(torch.stack([mean, deviations]), cut.domain)
-    weights = parts.new_tensor(counts).view(-1, *[1] * local.dim())
-    mean = (parts[:, 0] * weights).sum(0) / total
-    deviations = (parts[:, 1] + weights * (parts[:, 0] - mean).square()).sum(0)
-    return mean, deviations, total
+    parts = of_all_ranks(torch.stack([mean, deviations]).view(2, -1), cut.domain)
+    means, weights = parts[:, 0], parts.new_tensor(counts)
+    merged = weights @ means / total
+    deviations = parts[:, 1].sum(0).add_(weights @ (means - merged).square_())
+    return merged.view(mean.shape), deviations.view(mean.shape), total
