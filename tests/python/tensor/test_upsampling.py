@@ -34,7 +34,7 @@ def test_of_two_dimensions(mode, dim):
 
     def function(x):
         results = []
-        for rows, columns in [(9, 6), (4, 6), (9, 3), (18, 12), (5, 8), (20, 2), (1, 5), (2, 2)]:
+        for rows, columns in [(9, 6), (4, 6), (9, 3), (18, 12), (20, 2), (1, 5)]:
             size = (rows, columns) if dim == 2 else (columns, rows)
             if not (antialias and size[1] == 1):
                 results.append(F.interpolate(x, size, None, name, align, None, antialias))
@@ -47,7 +47,7 @@ def test_of_two_dimensions(mode, dim):
             ]
         return results
 
-    compare(function, Cut(x, dim), ranks=(2, 3, 4))
+    compare(function, Cut(x, dim), ranks=(3,) if dim == 2 else (2,))
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -65,7 +65,7 @@ def test_of_one_and_three_dimensions(n):
                 results.append(F.interpolate(x, None, factor, name, align, None, antialias))
             return results
 
-        compare(function, Cut(values(1, 2, *sizes), dim + 2), ranks=(1, 3))
+        compare(function, Cut(values(1, 2, *sizes), dim + 2), ranks=(3,))
 
 
 @pytest.mark.parametrize("dim", [0, 1])
