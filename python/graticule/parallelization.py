@@ -1,0 +1,202 @@
+"""parallelize(): a model for DomainTensors whose heaviest modules do without dispatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from graticule.domain import Domain
+from graticule.domain_parallel import layers
+from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward
+from graticule.tensor import functions, report
+from graticule.tensor.cut import Cut
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.rules.norms import summed
+from graticule.tensor.rules.sliding import output_cut
+
+_ops = torch.ops.graticule
+
+
+def parallelize(model: nn.Module, domain: Any, dim: int = -2) -> nn.Module:
+    """Swaps convolutions and group norms for layers that take a DomainTensor straight to the cut kernel.
+
+    Optional: the model computes the same without it. What it saves: the dispatch of each op, forward and backward, and
+    in the backward pass of a convolution the rows of other ranks, which such a layer keeps. In place; returns the model
+    (or the layer, where the model itself is one). State-dict keys and parameters stay as they were; a DomainTensor cut
+    otherwise, a plain tensor, other padding than zeros on both sides alike, and anything under autocast takes the
+    module's own way. Second derivatives are an error. Gradients of parameters are
+    whole, as everywhere with DomainTensors: unlike convert_to_domain_parallel, there is nothing to call after backward.
+
+    Args:
+        model: the model, the same on every rank.
+        domain: what Domain.of takes.
+        dim: the cut dimension, counted from the end, so that it means the same for 4 and 5 dimensions; a module of one
+            spatial dimension is cut along that.
+
+    """
+    return _swapped(model, Domain.of(domain), dim, {})
+
+
+def _swapped(module: nn.Module, domain: Domain, dim: int, done: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in done:
+        return done[id(module)]
+    result = module
+    kind = _FAST.get(type(module))
+    if kind is not None and not changed_forward(module, type(module)):
+        result = kind(module, dim, domain=domain)
+    elif not isinstance(module, BorrowingLayer):
+        for name, child in list(module._modules.items()):
+            if child is not None:
+                module._modules[name] = _swapped(child, domain, dim, done)
+    done[id(module)] = result
+    return result
+
+
+class _ConvFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Tensor, bias: Tensor | None, options: Any, out: Cut, layer: str) -> Tensor:
+        cut = x._cut
+        ctx.cut, ctx.out = cut, out
+        ctx.options = (*options, cut.offsets, out.offsets, cut.dim, cut.domain.group_name, layer, "zeros", "zeros")
+        with report.operation(layer), report.move("halo"):
+            result, before, after = _ops.convolution_with_halo(x._local, weight, bias, *ctx.options)
+        ctx.save_for_backward(x._local, before, after, weight)
+        return DomainTensor(result, out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        local, before, after, weight = ctx.saved_tensors
+        part: Any = functions.as_cut(gradient, ctx.out)
+        wanted = list(ctx.needs_input_grad[:3])
+        with report.operation("convolution_backward"):
+            with report.move("halo"):
+                x_grad, *others = _ops.convolution_backward(
+                    part._local, local, before, after, weight, *ctx.options, wanted
+                )
+            whole = summed([g if w else None for g, w in zip(others, wanted[1:], strict=True)], ctx.cut)
+        return DomainTensor(x_grad, ctx.cut) if wanted[0] else None, *whole, None, None, None
+
+
+class _NormFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float) -> Tensor:
+        cut = x._cut
+        ctx.cut, ctx.groups, ctx.eps = cut, groups, eps
+        with report.operation("GroupNorm"), report.move("reduction"):
+            result, mean, rstd = _ops.group_norm_forward(
+                x._local, weight, bias, groups, eps, cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm"
+            )
+        ctx.save_for_backward(x._local, mean, rstd, weight)
+        return DomainTensor(result, cut)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        local, mean, rstd, weight = ctx.saved_tensors
+        cut = ctx.cut
+        part: Any = functions.as_cut(gradient, cut)
+        wanted = list(ctx.needs_input_grad[:3])
+        place = (cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm")
+        with report.operation("group_norm_backward"):
+            with report.move("reduction"):
+                x_grad, *others = _ops.group_norm_backward(
+                    part._local, local, mean, rstd, weight, ctx.groups, ctx.eps, *place, wanted
+                )
+            whole = summed([g if w else None for g, w in zip(others, wanted[1:], strict=True)], cut)
+        return DomainTensor(x_grad, cut) if wanted[0] else None, *whole, None, None
+
+
+class _Fast(BorrowingLayer):
+    """A cut layer that takes and gives DomainTensors."""
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        """The rows that the module's own way would give."""
+        # Attributes of the local tensor: each of a DomainTensor's own is a call of torch, dispatched.
+        if type(x) is not DomainTensor or args or not self._takes(x._local, x._cut):
+            return self.wrapped(x, *args)
+        return super().forward(x)
+
+    def _takes(self, local: Tensor, cut: Cut) -> bool:
+        dims = local.dim()
+        weight = self.wrapped._parameters.get("weight")
+        return (
+            cut.dim == (2 if dims == 3 else self.shard_dim % dims)
+            and cut.dim >= 2
+            and cut.outer == cut.inner == 1
+            and cut.domain == self.domain
+            and min(cut.rows, *local.shape[: cut.dim], *local.shape[cut.dim + 1 :]) > 0
+            and (weight is None or weight.dtype == local.dtype)
+            and not torch.is_autocast_enabled(local.device.type)
+        )
+
+
+class _FastConv(_Fast, layers._ConvBase):
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        return _Fast.forward(self, x, *(a for a in args if a is not None))
+
+    def _takes(self, local: Tensor, cut: Cut) -> bool:
+        module: Any = self.wrapped
+        before, after = layers.conv_padding(module)
+        known = module.padding_mode == "zeros" and before == after and local.dim() == len(module.kernel_size) + 2
+        return known and local.shape[1] == module.in_channels and super()._takes(local, cut)
+
+    def _on_cut(self, module: Any, domain: Any, x: Any, *args: Any) -> Tensor:
+        cut = x._cut
+        padding = layers.conv_padding(module)[0]
+        i = cut.dim - 2
+        window = module.dilation[i] * (module.kernel_size[i] - 1) + 1
+        if module.transposed:
+            rows = (cut.rows - 1) * module.stride[i] - 2 * padding[i] + window + module.output_padding[i]
+        else:
+            rows = (cut.rows + 2 * padding[i] - window) // module.stride[i] + 1
+        options = (
+            module.stride,
+            padding,
+            module.dilation,
+            module.transposed,
+            module.output_padding,
+            module.groups,
+        )
+        return _ConvFunction.apply(x, module.weight, module.bias, options, output_cut(cut, rows), type(module).__name__)
+
+
+class _FastGroupNorm(_Fast, layers.DomainParallelGroupNorm):
+    def _takes(self, local: Tensor, cut: Cut) -> bool:
+        known = 3 <= local.dim() <= 5 and local.shape[1] == self.num_channels
+        return known and super()._takes(local, cut)
+
+    def _on_cut(self, module: Any, domain: Any, x: Any, *args: Any) -> Tensor:
+        return _NormFunction.apply(x, module.weight, module.bias, module.num_groups, module.eps)
+
+
+class _FastConv1d(_FastConv, layers.DomainParallelConv1d): ...
+
+
+class _FastConv2d(_FastConv, layers.DomainParallelConv2d): ...
+
+
+class _FastConv3d(_FastConv, layers.DomainParallelConv3d): ...
+
+
+class _FastConvTranspose1d(_FastConv, layers.DomainParallelConvTranspose1d): ...
+
+
+class _FastConvTranspose2d(_FastConv, layers.DomainParallelConvTranspose2d): ...
+
+
+class _FastConvTranspose3d(_FastConv, layers.DomainParallelConvTranspose3d): ...
+
+
+_FAST: dict[type, type] = {
+    nn.Conv1d: _FastConv1d,
+    nn.Conv2d: _FastConv2d,
+    nn.Conv3d: _FastConv3d,
+    nn.ConvTranspose1d: _FastConvTranspose1d,
+    nn.ConvTranspose2d: _FastConvTranspose2d,
+    nn.ConvTranspose3d: _FastConvTranspose3d,
+    nn.GroupNorm: _FastGroupNorm,
+}

@@ -1,0 +1,85 @@
+"""parallelize(): the same model, with layers that take DomainTensors straight to the cut kernels."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import graticule
+from graticule.parallelization import parallelize
+from support.ranks import run_ranks
+
+CASES = {
+    "conv": (lambda: nn.Conv2d(3, 4, 3, padding=1), (2, 3, 11, 6)),
+    "even kernel": (lambda: nn.Conv2d(3, 4, 4, stride=3, padding=2, dilation=2), (2, 3, 19, 11)),
+    "no bias, groups": (lambda: nn.Conv2d(4, 4, (1, 3), groups=2, bias=False), (2, 4, 11, 6)),
+    "circular": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (2, 3, 11, 6)),
+    "same": (lambda: nn.Conv2d(3, 4, 4, padding="same"), (2, 3, 11, 6)),
+    "1-D": (lambda: nn.Conv1d(3, 4, 3, padding=1), (2, 3, 11)),
+    "3-D": (lambda: nn.Conv3d(3, 4, 3, padding=1), (2, 3, 4, 11, 4)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 4, 2, 1, output_padding=1), (2, 3, 11, 6)),
+    "transposed 3-D": (lambda: nn.ConvTranspose3d(3, 4, 3, 2, 1), (1, 3, 3, 7, 3)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), (2, 4, 11, 6)),
+    "group norm without weights": (lambda: nn.GroupNorm(2, 4, affine=False), (2, 4, 11, 6)),
+    "a model": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.GroupNorm(2, 8),
+            nn.SiLU(),
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, 2, 1)),
+            nn.utils.spectral_norm(nn.Conv2d(8, 8, 1)),
+            nn.ConvTranspose2d(8, 3, 4, 2, 1),
+        ),
+        (2, 3, 13, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exact(name):
+    build, shape = CASES[name]
+    torch.manual_seed(0)
+    original = build().double()
+    x = torch.randn(shape, dtype=torch.float64)
+
+    def body(domain):
+        model = parallelize(copy.deepcopy(original), domain, -2 if len(shape) > 3 else -1)
+        found = graticule.verify(model, x, domain, dim=-2 if len(shape) > 3 else -1)
+        assert found.exact, found
+        assert not found.report.gathers
+        assert list(model.state_dict()) == list(original.state_dict())
+        model.load_state_dict(original.state_dict())
+        build().double().load_state_dict(model.state_dict())
+
+    for ranks in (1, 2, 3):
+        run_ranks(ranks, body)
+
+
+def test_a_shared_and_a_frozen_parameter():
+    torch.manual_seed(0)
+    first = nn.Conv2d(4, 4, 3, padding=1)
+    original = nn.Sequential(first, nn.SiLU(), first, nn.GroupNorm(2, 4)).double()
+    original[3].weight.requires_grad_(False)
+    x = torch.randn(1, 4, 9, 5, dtype=torch.float64)
+
+    def body(domain):
+        model = parallelize(copy.deepcopy(original), domain)
+        assert model[0] is model[2]
+        assert graticule.verify(model, x, domain).exact
+
+    run_ranks(3, body)
+
+
+def test_other_inputs_take_the_modules_way():
+    conv = nn.Conv2d(4, 4, 3, padding=1).double()
+    x = torch.randn(6, 4, 9, 5, dtype=torch.float64)
+
+    def body(domain):
+        model = parallelize(copy.deepcopy(conv), domain)
+        assert torch.equal(model(x), conv(x))
+        for dim in (0, 3):
+            y = model(graticule.shard(x, domain, dim))
+            assert torch.allclose(y.gather(), conv(x))
+
+    run_ranks(2, body)
