@@ -265,6 +265,21 @@ def test_other_types(dtype):
         torch.testing.assert_close(result.double(), expected, rtol=0, atol=10 * torch.finfo(dtype).eps)
 
 
+def test_half_types_with_a_bias():
+    q, k, v = (t.bfloat16() for t in qkv(1, 1, 7, 8))
+    bias = randn(7, 7).bfloat16()
+    expected = attention(q.double(), k.double(), v.double(), bias.double())
+
+    def body(domain):
+        cuts = [(q, graticule.shard(k, domain), v), [graticule.shard(t, domain) for t in (q, k, v)]]
+        return [y.gather() if isinstance(y, DomainTensor) else y for y in (attention(*own, bias) for own in cuts)]
+
+    for size in (1, 3):
+        for results in run_ranks(size, body):
+            for result in results:
+                torch.testing.assert_close(result.double(), expected, rtol=0, atol=0.05)
+
+
 def test_the_result_is_cut_like_the_queries():
     def body(domain):
         q = graticule.from_local(randn(2, 4, 1 + 4 * domain.rank, 8), domain, dim=2)

@@ -61,7 +61,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options, at
         return q.new_zeros((*q.shape[:-1], v.shape[-1])), q.new_full(q.shape[:-1], -math.inf, dtype=wide)
     k, v = _for_heads(k, q), _for_heads(v, q)
     if _is_fused(q, k, v, bias, o, at):
-        mask = None if bias is None else _four_dimensional(bias)
+        mask = None if bias is None else _four_dimensional(bias).to(q.dtype)
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, o.causal, attn_mask=mask, scale=o.scale)
     outputs, sums = [], []
     wide_k, wide_v = k.to(wide), v.to(wide)
@@ -112,7 +112,7 @@ def backward(
         return result
     heads_k, heads_v = _for_heads(k, q), _for_heads(v, q)
     if result.bias is None and _is_fused(q, heads_k, heads_v, bias, o, at):
-        mask = None if bias is None else _four_dimensional(bias)
+        mask = None if bias is None else _four_dimensional(bias).to(q.dtype)
         q_grad, k_grad, v_grad = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, heads_k, heads_v, out, total, 0.0, o.causal, attn_mask=mask, scale=o.scale
         )

@@ -18,18 +18,22 @@ from graticule.tensor.rules.attention_layout import Layout
 
 def forward(layout: Layout, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options) -> tuple[Tensor, Tensor]:
     """See blocks.forward; of all keys, on the rank that has the queries."""
-    if layout.queries is None:
-        return _over_keys(layout, blocks.forward(q, k, v, bias, o, _place(layout)))
-    if layout.by_batches or layout.keys is None:
+    if layout.queries is not None and (layout.by_batches or layout.keys is None):
         return blocks.forward(q, k, v, bias, o, _place(layout))
+    # What is merged is rounded once, at the end.
     wide = blocks.accumulating(q.dtype)
-    both = q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=wide), q.new_full(q.shape[:-1], -math.inf, dtype=wide)
+    wide_q = q.to(wide)
+    if layout.queries is None:
+        out, total = _over_keys(layout, blocks.forward(wide_q, k.to(wide), v.to(wide), bias, o, _place(layout)))
+        return out.to(q.dtype), total
+    assert layout.keys is not None
+    both = wide_q.new_zeros((*q.shape[:-1], v.shape[-1])), wide_q.new_full(q.shape[:-1], -math.inf)
     for step in _ring(layout.keys):
-        keys, values = step.fetch(k, v)
+        keys, values = (t.to(wide) for t in step.fetch(k, v))
         if step.is_needed(layout.queries, o):
             place = Place(layout.queries.begin, step.column)
             part = None if bias is None else step.columns_of(bias)
-            both = blocks.merged(both, blocks.forward(q, keys, values, part, o, place))
+            both = blocks.merged(both, blocks.forward(wide_q, keys, values, part, o, place))
     return both[0].to(q.dtype), both[1]
 
 
@@ -49,8 +53,9 @@ def backward(
     if layout.queries is None or layout.keys is None or layout.by_batches:
         return blocks.backward(grad, q, k, v, bias, out, total, bias_needs, o, _place(layout))
     made = Gradients.zeros(q, k, v, bias if bias_needs else None)
+    grad, q, out = (t.to(made.q.dtype) for t in (grad, q, out))
     for step in _ring(layout.keys):
-        keys, values = step.fetch(k, v)
+        keys, values = (t.to(made.q.dtype) for t in step.fetch(k, v))
         if step.is_needed(layout.queries, o):
             place = Place(layout.queries.begin, step.column)
             part = None if bias is None else step.columns_of(bias)
@@ -60,7 +65,7 @@ def backward(
                 step.columns_of(made.bias).add_(block.bias)
             returned = torch.cat([block.k, block.v], -1)
         else:
-            returned = torch.cat([keys, values], -1).to(made.k.dtype).zero_()
+            returned = torch.cat([keys, values], -1).zero_()
         k_part, v_part = step.send_back(returned).split([k.shape[-1], v.shape[-1]], -1)
         made.k += k_part
         made.v += v_part
@@ -78,8 +83,7 @@ def _over_keys(layout: Layout, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tens
     domain = layout.domain
     each = moves.replicate(own[1].unsqueeze(0), Cut.balanced(domain, 0, domain.size))
     total = torch.logsumexp(each, 0)
-    out = own[0].to(total.dtype) * blocks.share(own[1], total)
-    return moves.reduce_sum(out, domain).to(own[0].dtype), total
+    return moves.reduce_sum(own[0] * blocks.share(own[1], total), domain), total
 
 
 @dataclasses.dataclass(frozen=True)
