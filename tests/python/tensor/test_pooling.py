@@ -162,7 +162,7 @@ def test_other_types():
         compare(function, Cut(last), bound=bound, ranks=(3,))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_options(data):
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731

@@ -57,11 +57,13 @@ def test_of_one_and_three_dimensions(n):
 
         def function(x, dim=dim):
             results = []
-            for (name, align, antialias), rows in itertools.product(MODES[n], (1, 4, 7, 12)):
+            for (name, align, antialias), rows in itertools.product(MODES[n], (1, 4, 12)):
                 size = [3, 8, 5][:n]
                 size[dim] = rows
                 results.append(F.interpolate(x, size, None, name, align, None, antialias))
-            for (name, align, antialias), factor in itertools.product(MODES[n], FACTORS):
+            for (name, align, antialias), factor in itertools.product(
+                MODES[n], FACTORS if n == 1 else (0.5, 1.03, 2.0)
+            ):
                 results.append(F.interpolate(x, None, factor, name, align, None, antialias))
             return results
 
