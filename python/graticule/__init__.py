@@ -4,7 +4,9 @@ from graticule import _library as _library  # loads the ops first
 from graticule.compiling import register_effects
 from graticule.domain import Domain
 from graticule.exchange import fold_rows, gather_rows
+from graticule.parallelization import parallelize
 from graticule.periodic import PeriodicConv2d
+from graticule.planning import Plan, plan
 from graticule.tensor import rules as _rules  # noqa: F401  registers them
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.dtensor import from_dtensor, to_dtensor
@@ -22,6 +24,7 @@ __all__ = [
     "Domain",
     "DomainTensor",
     "PeriodicConv2d",
+    "Plan",
     "Verification",
     "__version__",
     "check_generators",
@@ -29,6 +32,8 @@ __all__ = [
     "from_dtensor",
     "from_local",
     "gather_rows",
+    "parallelize",
+    "plan",
     "report",
     "rule",
     "shard",

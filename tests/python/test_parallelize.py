@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import graticule
-from graticule.parallelization import parallelize
+from graticule import parallelize
 from support.ranks import run_ranks
 
 CASES = {
