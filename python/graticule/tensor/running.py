@@ -57,13 +57,21 @@ _KEPT_WHOLE = {
 }
 
 
+_ROUNDED_IN_PARTS = {torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int16, torch.int32}
+
+
+def _round_alike(args: Any, kwargs: Any) -> bool:
+    """Whether an op's parts give what it gives: of few digits kernels round once, their parts every time."""
+    return not any(isinstance(t, Tensor) and t.dtype in _ROUNDED_IN_PARTS for t in pytree.tree_leaves((args, kwargs)))
+
+
 def decomposed(op: Any, args: Any, kwargs: Any) -> Any:
     """The op as those that it is made of, or NotImplemented."""
     if op in _KEPT_WHOLE:
         return NotImplemented
     parts = decomposition_table.get(op)
     if parts is not None and not op._schema.is_mutable:
-        return parts(*args, **kwargs)
+        return parts(*args, **kwargs) if _round_alike(args, kwargs) else NotImplemented
     return op.decompose(*args, **kwargs)
 
 
