@@ -145,6 +145,24 @@ class DomainTensor(Tensor):
             grad = ", requires_grad=True" if self.requires_grad and not grad else grad
             return f"DomainTensor(shape={list(self.shape)}, dim {cut.dim} cut: {where}{grad},\n{self._local})"
 
+    def numpy(self, *, force: bool = False) -> Any:
+        """Refused: an array has no cut."""
+        raise TypeError(
+            f"numpy: rank {self._cut.domain.rank}: expected a plain tensor, got a DomainTensor of shape "
+            f"{list(self.shape)}; take .local for this rank's rows, or .gather() on every rank for the whole"
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: an array has no cut."""
+        return self.numpy()
+
+    def tolist(self) -> Any:
+        """The whole as lists. All ranks must call."""
+        return self.gather().tolist()
+
+    def __copy__(self) -> DomainTensor:
+        return self.detach().requires_grad_(self.requires_grad)  # type: ignore[return-value]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> DomainTensor:
         with torch._C.DisableTorchFunctionSubclass():
             if not self.is_leaf:

@@ -167,7 +167,7 @@ _WITH_SHARED_PARAMETERS = {
     getattr(torch.nn.functional, name)
     for name in (
         "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d group_norm batch_norm "
-        "instance_norm embedding"
+        "instance_norm"
     ).split()
 } | {torch.batch_norm, torch.group_norm, torch.instance_norm}
 

@@ -22,7 +22,7 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
         return _in_place(op, args, kwargs)
     if not kwargs and len(args) == 1:
         x = args[0]
-        return DomainTensor(op(x._local), x._cut)
+        return _of_parts(op(x._local), x._cut)
     flat, spec = pytree.tree_flatten((args, kwargs))
     tensors = [t for t in flat if isinstance(t, Tensor)]
     ndim = max(t.dim() for t in tensors)
@@ -32,10 +32,11 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
         return op(*new_args, **new_kwargs)
     parts = [own_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
-    result = op(*new_args, **new_kwargs)
-    if isinstance(result, Tensor):
-        return DomainTensor(result, cut)
-    return type(result)(DomainTensor(part, cut) for part in result)
+    return _of_parts(op(*new_args, **new_kwargs), cut)
+
+
+def _of_parts(result: Any, cut: Cut) -> Any:
+    return DomainTensor(result, cut) if isinstance(result, Tensor) else tuple(DomainTensor(t, cut) for t in result)
 
 
 def _in_place(op: Any, args: Any, kwargs: Any) -> Any:

@@ -1,0 +1,52 @@
+"""A DomainTensor as something else."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graticule
+from graticule import Domain
+from support.ranks import run_ranks
+from tensor.comparison import Cut, compare
+
+X = torch.arange(12.0).view(1, 6, 2)
+
+
+def test_arrays_are_refused_with_a_way_out() -> None:
+    def body(domain: Domain) -> None:
+        x = graticule.shard(X, domain)
+        with pytest.raises(TypeError, match=r"rank \d: expected a plain tensor.*\.local.*\.gather\(\)"):
+            x.numpy()
+        with pytest.raises(TypeError, match="expected a plain tensor"):
+            np.asarray(x)
+
+    run_ranks(2, body)
+
+
+def test_lists_are_of_the_whole() -> None:
+    assert run_ranks(3, lambda domain: graticule.shard(X, domain).tolist()) == [X.tolist()] * 3
+
+
+def test_a_shallow_copy_shares_memory() -> None:
+    def body(domain: Domain) -> Tensor:
+        x = graticule.shard(X, domain)
+        copy.copy(x).add_(1)
+        return x.gather()
+
+    for whole in run_ranks(2, body):
+        assert torch.equal(whole, X + 1)
+
+
+def test_the_gradient_of_scaled_embeddings_is_plain() -> None:
+    indices = torch.randint(0, 9, (2, 7, 3), generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    compare(
+        lambda i, w: nn.functional.embedding(i, w, scale_grad_by_freq=True),
+        Cut(indices),
+        weight,
+        ranks=(2, 3),
+        gathers=True,
+    )
