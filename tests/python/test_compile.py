@@ -50,6 +50,7 @@ SILENT = {
     "interpolate",
     "messages_sent",
     "periodic_conv",
+    "random_values_",
     "row_offsets",  # gives numbers, for which code cannot be compiled
 }
 
