@@ -14,7 +14,7 @@ from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward
 from graticule.tensor import functions, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
-from graticule.tensor.rules.norms import summed
+from graticule.tensor.rules.merging import summed
 from graticule.tensor.rules.sliding import output_cut
 
 _ops = torch.ops.graticule

@@ -119,25 +119,13 @@ class _FromLocal(torch.autograd.Function):
         return None if cut_gradient is None else to_local(cut_gradient).clone(), None  # type: ignore[arg-type]
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(_Whole):
+    """As the user asks for it: a gather in the report."""
+
     @staticmethod
     def forward(ctx: Any, t: DomainTensor) -> Tensor:
         ctx.cut = t._cut
         return _own(moves.gather(t._local, t._cut), t._local)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return as_cut(gradient, ctx.cut)
-
-
-class _Shard(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, cut: Cut) -> Tensor:
-        return _class()(cut.part_of(whole).clone(memory_format=torch.preserve_format), cut)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return as_whole(gradient), None
 
 
 def to_local(t: DomainTensor) -> Tensor:
@@ -159,7 +147,7 @@ def from_local(local: Tensor, cut: Cut) -> DomainTensor:
 
 def shard(whole: Tensor, cut: Cut) -> DomainTensor:
     """A DomainTensor with this rank's rows of a whole tensor; differentiable."""
-    return _Shard.apply(whole, cut)
+    return _Part.apply(whole, cut)
 
 
 # Functions whose plain arguments are parameters that every row shares: what comes back for them is a sum over the rows.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graticule.tensor.cut import Cut
 from graticule.tensor.random import fill_
+from graticule.tensor.rules.merging import wide
 
 aten = torch.ops.aten
 
@@ -38,11 +39,6 @@ class Place:
     batches: Cut | None = None
 
 
-def accumulating(dtype: torch.dtype) -> torch.dtype:
-    """Sums of half types are made in a wider one."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 def merged(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Of two sets of keys: their outputs, and the logarithms of their weights' sums, as of one set."""
     total = torch.logaddexp(a[1], b[1])
@@ -56,15 +52,15 @@ def share(part: Tensor, total: Tensor) -> Tensor:
 
 def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options, at: Place) -> tuple[Tensor, Tensor]:
     """The output, and the logarithm of the sum of each query's weights: -inf where all keys are masked."""
-    wide = accumulating(q.dtype)
+    inner = wide(q.dtype)
     if q.numel() == 0 or k.numel() == 0:
-        return q.new_zeros((*q.shape[:-1], v.shape[-1])), q.new_full(q.shape[:-1], -math.inf, dtype=wide)
+        return q.new_zeros((*q.shape[:-1], v.shape[-1])), q.new_full(q.shape[:-1], -math.inf, dtype=inner)
     k, v = _for_heads(k, q), _for_heads(v, q)
     if _is_fused(q, k, v, bias, o, at):
         mask = None if bias is None else _four_dimensional(bias).to(q.dtype)
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, o.causal, attn_mask=mask, scale=o.scale)
     outputs, sums = [], []
-    wide_k, wide_v = k.to(wide), v.to(wide)
+    wide_k, wide_v = k.to(inner), v.to(inner)
     for begin, end in _chunks(q, k):
         scores = _scores(q, wide_k, bias, begin, end, o, at)
         total = torch.logsumexp(scores, -1)
@@ -88,9 +84,9 @@ class Gradients:
     @staticmethod
     def zeros(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Gradients:
         """`bias`: where it needs a gradient."""
-        wide = accumulating(q.dtype)
-        made = [torch.zeros_like(t, dtype=wide) for t in (q, k, v)]
-        return Gradients(made[0], made[1], made[2], None if bias is None else torch.zeros_like(bias, dtype=wide))
+        inner = wide(q.dtype)
+        made = [torch.zeros_like(t, dtype=inner) for t in (q, k, v)]
+        return Gradients(made[0], made[1], made[2], None if bias is None else torch.zeros_like(bias, dtype=inner))
 
 
 def backward(
@@ -106,7 +102,7 @@ def backward(
     at: Place,
 ) -> Gradients:
     """`out`, `total`: of all keys, not of the block's alone."""
-    wide = accumulating(q.dtype)
+    inner = wide(q.dtype)
     result = Gradients.zeros(q, k, v, bias if bias_needs else None)
     if q.numel() == 0 or k.numel() == 0:
         return result
@@ -116,12 +112,12 @@ def backward(
         q_grad, k_grad, v_grad = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, heads_k, heads_v, out, total, 0.0, o.causal, attn_mask=mask, scale=o.scale
         )
-        return Gradients(q_grad.to(wide), _of_heads(k_grad.to(wide), k), _of_heads(v_grad.to(wide), v), None)
-    wide_k, wide_v = heads_k.to(wide), heads_v.to(wide)
+        return Gradients(q_grad.to(inner), _of_heads(k_grad.to(inner), k), _of_heads(v_grad.to(inner), v), None)
+    wide_k, wide_v = heads_k.to(inner), heads_v.to(inner)
     k_grad, v_grad = torch.zeros_like(wide_k), torch.zeros_like(wide_v)
     for begin, end in _chunks(q, k):
         size = end - begin
-        g, own_q = grad.narrow(-2, begin, size).to(wide), q.narrow(-2, begin, size).to(wide)
+        g, own_q = grad.narrow(-2, begin, size).to(inner), q.narrow(-2, begin, size).to(inner)
         scores = _scores(q, wide_k, bias, begin, end, o, at)
         own_total = total.narrow(-1, begin, size).unsqueeze(-1)
         weights = torch.exp(scores.sub_(own_total.masked_fill(own_total == -math.inf, 0)))

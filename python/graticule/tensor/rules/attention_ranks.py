@@ -14,6 +14,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.rules import attention_blocks as blocks
 from graticule.tensor.rules.attention_blocks import Gradients, Options, Place
 from graticule.tensor.rules.attention_layout import Layout
+from graticule.tensor.rules.merging import wide
 
 
 def forward(layout: Layout, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options) -> tuple[Tensor, Tensor]:
@@ -21,15 +22,15 @@ def forward(layout: Layout, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
     if layout.queries is not None and (layout.by_batches or layout.keys is None):
         return blocks.forward(q, k, v, bias, o, _place(layout))
     # What is merged is rounded once, at the end.
-    wide = blocks.accumulating(q.dtype)
-    wide_q = q.to(wide)
+    inner = wide(q.dtype)
+    wide_q = q.to(inner)
     if layout.queries is None:
-        out, total = _over_keys(layout, blocks.forward(wide_q, k.to(wide), v.to(wide), bias, o, _place(layout)))
+        out, total = _over_keys(layout, blocks.forward(wide_q, k.to(inner), v.to(inner), bias, o, _place(layout)))
         return out.to(q.dtype), total
     assert layout.keys is not None
     both = wide_q.new_zeros((*q.shape[:-1], v.shape[-1])), wide_q.new_full(q.shape[:-1], -math.inf)
     for step in _ring(layout.keys):
-        keys, values = (t.to(wide) for t in step.fetch(k, v))
+        keys, values = (t.to(inner) for t in step.fetch(k, v))
         if step.is_needed(layout.queries, o):
             place = Place(layout.queries.begin, step.column)
             part = None if bias is None else step.columns_of(bias)

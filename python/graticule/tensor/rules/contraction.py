@@ -7,12 +7,12 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.rules.merging import wide
 from graticule.tensor.rules.support import whole
 
 Indices = Sequence[Hashable]
@@ -102,6 +102,4 @@ def part(t: Tensor, cut: Cut) -> Tensor:
 
 def reduced(partial: Tensor, cut: Cut) -> Tensor:
     """The sum over the ranks; of half types it is made in a wider one."""
-    if partial.dtype in (torch.float16, torch.bfloat16):
-        return moves.reduce_sum(partial.float(), cut.domain).to(partial.dtype)
-    return moves.reduce_sum(partial, cut.domain)
+    return moves.reduce_sum(partial.to(wide(partial.dtype)), cut.domain).to(partial.dtype)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graticule.domain import Domain
 from graticule.tensor import moves, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
+from graticule.tensor.rules.merging import summed
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.sliding import output_cut, whole_shapes
 
@@ -81,16 +81,5 @@ def _placement(cut: Cut, out: Cut) -> tuple[Any, ...]:
 
 def _whole(parts: Any, wanted: Any, cut: Cut) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight and bias from this rank's: the last two are sums over the ranks, made in one go."""
-    sums = iter(_reduced([part for part, wants in zip(parts[1:], wanted[1:], strict=True) if wants], cut.domain))
-    return (
-        DomainTensor(parts[0], cut) if wanted[0] else None,
-        *(next(sums) if wants else None for wants in wanted[1:]),
-    )
-
-
-def _reduced(parts: list[Tensor], domain: Domain) -> list[Tensor]:
-    if len(parts) < 2:
-        return [moves.reduce_sum(part, domain) for part in parts]
-    flat = moves.reduce_sum(torch.cat([part.reshape(-1) for part in parts]), domain)
-    split = flat.split([part.numel() for part in parts])
-    return [values.view(part.shape) for values, part in zip(split, parts, strict=True)]
+    sums = summed([part if wants else None for part, wants in zip(parts[1:], wanted[1:], strict=True)], cut)
+    return DomainTensor(parts[0], cut) if wanted[0] else None, *sums

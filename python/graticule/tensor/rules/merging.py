@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ from graticule.tensor.cut import Cut
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which values of `dtype` are added up over the ranks before they are rounded."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def summed(parts: list[Tensor | None], cut: Cut) -> list[Any]:
+    """The sums over the ranks of gradients of parameters, in one reduction; the parts may be overwritten."""
+    given = [part.reshape(-1).to(wide(part.dtype)) for part in parts if part is not None]
+    if not given or cut.domain.size == 1:
+        return list(parts)
+    flat = moves.reduce_sum(given[0] if len(given) == 1 else torch.cat(given), cut.domain)
+    pieces = iter(flat.split([part.numel() for part in given]))
+    return [None if part is None else next(pieces).view(part.shape).to(part.dtype) for part in parts]
 
 
 def of_all_ranks(part: Tensor, domain: Domain) -> Tensor:

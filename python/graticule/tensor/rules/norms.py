@@ -14,7 +14,7 @@ from graticule.tensor import moves, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.merging import wide
+from graticule.tensor.rules.merging import summed, wide
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.support import whole
 from graticule.tensor.running import uncut
@@ -55,16 +55,6 @@ def normalised_backward(
 def _offsets(cut: Cut) -> tuple[int, ...]:
     # Statistics do not ask where a value lies, only how many each rank has.
     return tuple(offset * cut.outer * cut.inner for offset in cut.offsets)
-
-
-def summed(parts: list[Tensor | None], cut: Cut) -> list[Any]:
-    """The sums over the ranks of gradients of parameters, in one reduction."""
-    given = [part for part in parts if part is not None]
-    if not given or cut.domain.size == 1:
-        return list(parts)
-    flat = moves.reduce_sum(torch.cat([part.reshape(-1).to(wide(part.dtype)) for part in given]), cut.domain)
-    pieces = iter(flat.split([part.numel() for part in given]))
-    return [None if part is None else next(pieces).view(part.shape).to(part.dtype) for part in parts]
 
 
 def uncut_backward(op: Any, *args: Any) -> tuple[Any, ...]:
