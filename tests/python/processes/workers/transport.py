@@ -1,5 +1,6 @@
-"""Processes as ranks: over Gloo under torchrun, over MPI under mpiexec."""
+"""Processes as ranks: over Gloo or NCCL under torchrun, over MPI under mpiexec."""
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -15,12 +16,24 @@ from support.ranks import RanksFailedError
 _alive: list[Any] = []
 
 
+def share_devices() -> None:
+    """Gives each process a GPU, or several processes one, where there are any."""
+    if not torch.cuda.is_available():
+        return
+    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("PMI_RANK", "0")))
+    torch.cuda.set_device(rank % torch.cuda.device_count())
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count():
+        # NCCL has no two ranks use one GPU, unless it takes them for ranks of different machines.
+        os.environ.update(NCCL_HOSTID=f"host{rank}", NCCL_P2P_DISABLE="1", NCCL_SHM_DISABLE="1", NCCL_IB_DISABLE="1")
+
+
 def domains(transport: str, count: int) -> list[Domain]:
     """So many domains of all processes, each with traffic of its own."""
     torch.set_num_threads(1)
+    share_devices()
     if transport == "mpi":
         return [Domain.mpi(f"world{i}") for i in range(count)]
-    dist.init_process_group("gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo")
     _alive.extend(dist.new_group() for _ in range(count))
     return [Domain.of(group) for group in _alive]
 
@@ -53,7 +66,7 @@ def runner(domain: Domain, reports: Domain) -> Callable[[int, Callable[[Domain],
 
 
 def end(transport: str) -> None:
-    if transport == "gloo":
+    if transport != "mpi":
         _alive.clear()
         dist.destroy_process_group()
     else:
