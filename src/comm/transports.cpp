@@ -9,6 +9,7 @@
 #include "comm/failure.hpp"
 #include "comm/reason.hpp"
 #include "graticule/comm/exchange.hpp"
+#include "graticule/comm/thread_group.hpp"
 
 namespace graticule::comm {
 namespace {
@@ -16,6 +17,11 @@ namespace {
 bool has_transport(const c10d::ProcessGroup& group, const at::Device& device) {
   const auto devices = group.getDeviceTypes();
   return std::any_of(devices.begin(), devices.end(), [&](const at::Device& d) { return d.type() == device.type(); });
+}
+
+bool are_threads(const Domain& domain) {
+  const auto& group = domain.group();
+  return has_transport(*group, at::kCPU) && group->getBackend(at::kCPU)->getBackendName() == thread_backend_name;
 }
 
 bool reaches(const c10d::Backend& backend, const at::Device& device) {
@@ -57,7 +63,13 @@ std::chrono::milliseconds patience(const Domain& domain, const c10d::Backend& ba
 }
 
 at::Device message_device(const Domain& domain, const at::Device& device) {
-  if (device.is_cpu() || !has_transport(*domain.group(), device)) return at::kCPU;
+  if (device.is_cpu() || domain.size() == 1) return at::kCPU;
+  if (!has_transport(*domain.group(), device)) {
+    // Autograd has one thread a device: backward of the first rank to come would hold up that of the others.
+    TORCH_CHECK(!are_threads(domain), "the ranks of ", domain.name(), " are threads of one process, which exchange ",
+                "tensors of the CPU alone; got one on ", device, ": use processes", where(domain));
+    return at::kCPU;
+  }
   const auto backend = domain.group()->getBackend(device.type());
   if (!reaches(*backend, device)) return at::kCPU;
   connect(domain, *backend, device);

@@ -5,7 +5,7 @@ import time
 import torch
 import torch.distributed as dist
 from torch import nn
-from transport import share_devices
+from support.transport import share_devices
 
 from graticule import Domain
 from graticule.domain_parallel.layers import DomainParallelConv2d

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 from torch import nn
-from transport import arguments, collect, domains, end, runner
+from support.transport import arguments, collect, domains, end, runner
 
 from graticule import PeriodicConv2d
 from graticule.domain_parallel import convert_to_domain_parallel, gather_tensor, sync_domain_gradients

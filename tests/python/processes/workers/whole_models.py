@@ -16,7 +16,7 @@ import graticule
 from graticule import Domain
 from support.device import DEVICE
 from support.ranks import relative
-from transport import share_devices
+from support.transport import share_devices
 
 ROWS = 21
 BATCH = 2

@@ -65,6 +65,24 @@ def runner(domain: Domain, reports: Domain) -> Callable[[int, Callable[[Domain],
     return run
 
 
+_under_test: list[Domain] = []
+
+
+def run_processes(transport: str, size: int, body: Callable[[Domain], Any]) -> list[Any]:
+    """run_ranks over the processes of this program; nothing is run, and [] returned, where they are not `size`."""
+    if not dist.is_initialized():
+        _under_test.extend(domains(transport, 2))
+    if size != dist.get_world_size():
+        return []
+    try:
+        return runner(*_under_test)(size, body)
+    except RanksFailedError:
+        # A domain that failed is dead.
+        _alive.append(dist.new_group())
+        _under_test[0] = Domain.of(_alive[-1])
+        raise
+
+
 def end(transport: str) -> None:
     if transport != "mpi":
         _alive.clear()
