@@ -65,17 +65,36 @@ def runner(domain: Domain, reports: Domain) -> Callable[[int, Callable[[Domain],
     return run
 
 
+def _travels(value: Any) -> bool:
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
 _under_test: list[Domain] = []
 
 
 def run_processes(transport: str, size: int, body: Callable[[Domain], Any]) -> list[Any]:
-    """run_ranks over the processes of this program; nothing is run, and [] returned, where they are not `size`."""
-    if not dist.is_initialized():
+    """run_ranks over the processes of this program; nothing is run, and [] returned, where they are not `size`.
+
+    A result or error that cannot be sent to the others is None or its text.
+    """
+    if not _under_test:
         _under_test.extend(domains(transport, 2))
-    if size != dist.get_world_size():
+    if size != _under_test[0].size:
         return []
+
+    def portable(domain: Domain) -> Any:
+        try:
+            result = body(domain)
+        except Exception as error:
+            raise error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}") from error
+        return result if _travels(result) else None
+
     try:
-        return runner(*_under_test)(size, body)
+        return runner(*_under_test)(size, portable)
     except RanksFailedError:
         # A domain that failed is dead.
         _alive.append(dist.new_group())
