@@ -4,7 +4,7 @@ from graticule import _library as _library  # loads the ops first
 from graticule.compiling import register_effects
 from graticule.domain import Domain
 from graticule.exchange import fold_rows, gather_rows
-from graticule.parallelization import parallelize
+from graticule.parallelization import parallelize, unparallelize
 from graticule.periodic import PeriodicConv2d
 from graticule.planning import Plan, plan
 from graticule.tensor import rules as _rules  # noqa: F401  registers them
@@ -39,5 +39,6 @@ __all__ = [
     "shard",
     "synchronize_generators",
     "to_dtensor",
+    "unparallelize",
     "verify",
 ]

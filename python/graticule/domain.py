@@ -74,13 +74,15 @@ class Domain:
     def from_env() -> Domain:
         """All processes of this program, however it was started. Every one must call.
 
-        The default process group where there is one; else torchrun's processes, for which one is made (NCCL where this
-        process has a GPU, else Gloo); else the ranks of an MPI launcher; else this process alone.
+        The default process group where there is one; else torchrun's processes, for which one is made (Gloo, and NCCL
+        for the tensors of a GPU where this process has one: give each process its own by
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"])) before); else the ranks of an MPI launcher; else this
+        process alone.
         """
         if dist.is_initialized():
             return Domain.of(dist.group.WORLD)
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             return Domain.of(dist.group.WORLD)
         if any(name in os.environ for name in _MPI_LAUNCHERS):
             return Domain.mpi()

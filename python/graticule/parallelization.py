@@ -25,10 +25,11 @@ def parallelize(model: nn.Module, domain: Any, dim: int = -2) -> nn.Module:
 
     Optional: the model computes the same without it. What it saves: the dispatch of each op, forward and backward, and
     in the backward pass of a convolution the rows of other ranks, which such a layer keeps. In place; returns the model
-    (or the layer, where the model itself is one). State-dict keys and parameters stay as they were; a DomainTensor cut
-    otherwise, a plain tensor, other padding than zeros on both sides alike, and anything under autocast takes the
-    module's own way. Second derivatives are an error. Gradients of parameters are
-    whole, as everywhere with DomainTensors: unlike convert_to_domain_parallel, there is nothing to call after backward.
+    (or the layer, where the model itself is one); unparallelize() is the way back. State-dict keys and parameters stay
+    as they were, so a checkpoint of one is one of the other. A DomainTensor cut otherwise, a plain tensor, other
+    padding than zeros on both sides alike, and anything under autocast takes the module's own way. Second derivatives
+    are an error. Gradients of parameters are whole, as everywhere with DomainTensors: unlike
+    convert_to_domain_parallel, there is nothing to call after backward.
 
     Args:
         model: the model, the same on every rank.
@@ -38,6 +39,17 @@ def parallelize(model: nn.Module, domain: Any, dim: int = -2) -> nn.Module:
 
     """
     return _swapped(model, Domain.of(domain), dim, {})
+
+
+def unparallelize(model: nn.Module) -> nn.Module:
+    """The way back: puts the modules that parallelize() swapped into the model again. In place; returns the model."""
+    if isinstance(model, _Fast):
+        return model.wrapped
+    for module in list(model.modules()):
+        for name, child in list(module._modules.items()):
+            if isinstance(child, _Fast):
+                module._modules[name] = child.wrapped
+    return model
 
 
 def _swapped(module: nn.Module, domain: Domain, dim: int, done: dict[int, nn.Module]) -> nn.Module:

@@ -10,6 +10,7 @@
 #include "comm/failure.hpp"
 #include "comm/reason.hpp"
 #include "comm/traffic.hpp"
+#include "comm/transports.hpp"
 #include "graticule/comm/exchange.hpp"
 
 namespace graticule::comm {
@@ -24,17 +25,21 @@ std::vector<at::Tensor> exchange_with_all(const Domain& domain, const at::Tensor
   std::vector<Message> sends;
   std::vector<Message> receives;
   std::vector<at::Tensor> result(domain.size());
+  const auto make_room = [&]() { return make_buffer(tag, at::kCPU, local.scalar_type(), local.sizes()); };
   for (int peer = 0; peer < domain.size(); ++peer) {
     if (peer == domain.rank()) {
       result[peer] = local.clone(at::MemoryFormat::Contiguous);
       continue;
     }
-    sends.push_back({peer, make_buffer(tag, local.options(), local.sizes())});
+    sends.push_back({peer, make_room()});
     payload(sends.back().buffer, local.scalar_type(), local.sizes()).copy_(local);
-    receives.push_back({peer, make_buffer(tag, local.options(), local.sizes())});
+    receives.push_back({peer, make_room()});
     result[peer] = payload(receives.back().buffer, local.scalar_type(), local.sizes());
   }
   start_exchange(domain, std::move(sends), std::move(receives), what).wait();
+  if (!local.device().is_cpu()) {
+    for (at::Tensor& part : result) part = part.to(local.device());
+  }
   return result;
 }
 
@@ -45,9 +50,10 @@ std::vector<at::Tensor> gather_by_transport(const Domain& domain, const at::Tens
   }
   std::vector<at::Tensor> inputs{local.contiguous()};
   count_sent(local.nbytes() * (domain.size() - 1), domain.size() - 1);
-  const std::chrono::milliseconds timeout = domain.timeout();
+  const auto backend = transport(domain, local.device(), what);
+  const std::chrono::milliseconds timeout = patience(domain, *backend, local.device());
   try {
-    domain.group()->getBackend(local.device().type())->allgather(gathered, inputs)->wait(timeout);
+    backend->allgather(gathered, inputs)->wait(timeout);
   } catch (const std::exception& error) {
     fail(domain, c10::str(what, ": gathering over the ranks: ", reason(error), where(domain)));
   }
@@ -69,7 +75,7 @@ std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local
                                    Facts facts) {
   check_alive(domain);
   facts.add(what).add(static_cast<int64_t>(local.scalar_type())).add(local.sizes().vec());
-  if (!local.device().is_cpu()) return gather_by_transport(domain, local, what);
+  if (!message_device(domain, local.device()).is_cpu()) return gather_by_transport(domain, local, what);
   return exchange_with_all(domain, local, {facts.hash()}, what);
 }
 
@@ -83,15 +89,17 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
     return;
   }
   // The transport's reduction carries no header: the ranks agree on what they add before.
-  if (t.device().is_cpu()) {
+  const at::Device device = message_device(domain, t.device());
+  if (device.is_cpu()) {
     all_gather(domain, at::empty({0}, t.options()), c10::str(what, " (a sum of shape ", t.sizes(), ")"));
   }
-  at::Tensor sum = t.contiguous();
+  at::Tensor sum = t.to(device).contiguous();
   std::vector<at::Tensor> tensors{sum};
   count_sent(t.nbytes(), domain.size() - 1);
-  const std::chrono::milliseconds timeout = domain.timeout();
+  const auto backend = transport(domain, device, what);
+  const std::chrono::milliseconds timeout = patience(domain, *backend, device);
   try {
-    domain.group()->getBackend(t.device().type())->allreduce(tensors)->wait(timeout);
+    backend->allreduce(tensors)->wait(timeout);
   } catch (const std::exception& error) {
     fail(domain, c10::str(what, ": adding over the ranks: ", reason(error), where(domain)));
   }
@@ -118,6 +126,8 @@ at::Tensor all_to_all(const Domain& domain, const at::Tensor& parts, const std::
   const auto tag = [&](int64_t count) {
     return MessageTag{Facts().add(what).add(static_cast<int64_t>(parts.scalar_type())).add(count).hash()};
   };
+  const at::Device device = message_device(domain, parts.device());
+  const at::ScalarType dtype = parts.scalar_type();
   int64_t from = 0;
   int64_t to = 0;
   for (int peer = 0; peer < domain.size(); ++peer) {
@@ -132,12 +142,12 @@ at::Tensor all_to_all(const Domain& domain, const at::Tensor& parts, const std::
       continue;
     }
     if (going > 0) {
-      sends.push_back({peer, make_buffer(tag(going), parts.options(), {going})});
-      payload(sends.back().buffer, parts.scalar_type(), {going}).copy_(source);
+      sends.push_back({peer, make_buffer(tag(going), device, dtype, {going})});
+      payload(sends.back().buffer, dtype, {going}).copy_(source);
     }
     if (coming > 0) {
-      receives.push_back({peer, make_buffer(tag(coming), parts.options(), {coming})});
-      landed.emplace_back(target, payload(receives.back().buffer, parts.scalar_type(), {coming}));
+      receives.push_back({peer, make_buffer(tag(coming), device, dtype, {coming})});
+      landed.emplace_back(target, payload(receives.back().buffer, dtype, {coming}));
     }
   }
   start_exchange(domain, std::move(sends), std::move(receives), what).wait();

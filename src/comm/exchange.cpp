@@ -15,6 +15,7 @@
 #include "comm/moved_by_calls.hpp"
 #include "comm/reason.hpp"
 #include "comm/traffic.hpp"
+#include "comm/transports.hpp"
 
 namespace graticule::comm {
 namespace {
@@ -56,11 +57,9 @@ void count_sent(uint64_t bytes, uint64_t messages) {
 uint64_t bytes_sent() { return sent_bytes; }
 uint64_t messages_sent() { return sent_messages; }
 
-at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape) {
-  const int64_t values = c10::multiply_integers(shape) * static_cast<int64_t>(options.dtype().itemsize());
-  if (!options.device().is_cpu()) {
-    return at::empty({values}, options.dtype(at::kByte).memory_format(std::nullopt).requires_grad(false));
-  }
+at::Tensor make_buffer(const MessageTag& tag, const at::Device& device, at::ScalarType dtype, at::IntArrayRef shape) {
+  const int64_t values = c10::multiply_integers(shape) * static_cast<int64_t>(c10::elementSize(dtype));
+  if (!device.is_cpu()) return at::empty({values}, at::TensorOptions().dtype(at::kByte).device(device));
   at::Tensor buffer = take_buffer(header_bytes + values);
   std::memset(buffer.mutable_data_ptr(), 0, header_bytes);
   MessageHeader& header = header_of(buffer);
@@ -85,12 +84,11 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
   PendingExchange pending;
   pending.what_ = std::move(what);
   pending.domain_ = domain;
-  pending.timeout_ = domain.timeout();
   if (sends.empty() && receives.empty()) return pending;
   Domain::State& state = domain.state();
-  const auto& group = domain.group();
   const at::Device device = sends.empty() ? receives[0].buffer.device() : sends[0].buffer.device();
-  const auto backend = group->getBackend(device.type());
+  const auto backend = transport(domain, device, pending.what_);
+  pending.timeout_ = patience(domain, *backend, device);
   const bool coalesce = !device.is_cpu() && backend->supportsCoalescing();
   const bool announces = device.is_cpu() && must_announce(*backend);
   if (announces) announce(domain, *backend, sends, receives, pending.what_);
@@ -176,7 +174,7 @@ void poison(const Domain& domain, const std::string& why) {
   for (int peer = 0; peer < domain.size(); ++peer) {
     if (peer == domain.rank()) continue;
     try {
-      at::Tensor buffer = make_buffer({}, at::TensorOptions().dtype(at::kByte), {0});
+      at::Tensor buffer = make_buffer({}, at::kCPU, at::kByte, {0});
       MessageHeader& header = header_of(buffer);
       header.magic = MessageHeader::magic_number;
       header.kind = MessageKind::poison;

@@ -52,7 +52,7 @@ class ThreadBackend : public c10d::Backend {
   ThreadBackend(const std::string& world, int rank, int size)
       : Backend(rank, size), mailbox_(Mailbox::of_world(world, size)) {}
 
-  const std::string getBackendName() const override { return "graticule_threads"; }
+  const std::string getBackendName() const override { return thread_backend_name; }
 
   c10::intrusive_ptr<Work> send(std::vector<at::Tensor>& tensors, int to, int tag) override {
     mailbox_->put({rank_, to, tag}, tensors.at(0).detach().clone());

@@ -99,10 +99,11 @@ struct Messages {
 };
 
 // One message to each of `to`, packed by `pack`, and room for one from each of `from`.
-Messages make_messages(const at::Tensor& t, int64_t dim, const comm::MessageTag& tag,
+Messages make_messages(const comm::Domain& domain, const at::Tensor& t, int64_t dim, const comm::MessageTag& tag,
                        const std::vector<PeerSegments>& to, const std::vector<PeerSegments>& from, const Pack& pack) {
+  const at::Device device = comm::message_device(domain, t.device());
   const auto make_buffer = [&](const PeerSegments& peer) {
-    return comm::make_buffer(tag, t.options(), with_rows(t.sizes(), dim, peer.rows));
+    return comm::make_buffer(tag, device, t.scalar_type(), with_rows(t.sizes(), dim, peer.rows));
   };
   Messages messages;
   messages.receives.reserve(from.size());
@@ -127,7 +128,7 @@ Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, La
     : plan_(std::move(plan)), layout_(layout), x_(x) {
   check(x, layout, plan_->owned().size(), *plan_, domain, what);
   Messages messages =
-      make_messages(x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends, plan_->receives,
+      make_messages(domain, x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends, plan_->receives,
                     [&](const Segment& segment, const at::Tensor& message) {
                       const rows::Interval source = segment.source_rows();
                       copy_rows(x, source.begin - plan_->owned().begin, message, 0, source.size(), layout.dim);
@@ -180,7 +181,7 @@ std::optional<at::Tensor> Gather::as_whole_part(const PeerSegments& peer, const 
   const Segment& segment = peer.segments[0];
   if (peer.segments.size() != 1 || !is_plain(segment) || segment.count != plan_->result(segment.part).size()) return {};
   if (memory_format(x_) != at::MemoryFormat::Contiguous) return {};
-  return comm::payload(buffer, x_.scalar_type(), with_rows(x_.sizes(), layout_.dim, segment.count));
+  return comm::payload(buffer, x_.scalar_type(), with_rows(x_.sizes(), layout_.dim, segment.count)).to(x_.device());
 }
 
 void Gather::keep_moving() { pending_.keep_moving(); }
@@ -192,7 +193,7 @@ Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout
     : plan_(std::move(plan)), layout_(layout), g_(g) {
   check(g, layout, plan_->result().size(), *plan_, domain, what);
   Messages messages =
-      make_messages(g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives, plan_->sends,
+      make_messages(domain, g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives, plan_->sends,
                     [&](const Segment& segment, const at::Tensor& message) {
                       message.copy_(apply_adjoint(segment, wanted_rows(g, segment, *plan_, layout.dim), layout));
                     });
@@ -213,7 +214,7 @@ at::Tensor Fold::finish() {
   pending_.wait();
   for (size_t i = 0; i < received_.size(); ++i) {
     for_each_segment(plan_->sends[i], received_[i], g_, dim, [&](const Segment& segment, const at::Tensor& message) {
-      owned_rows(result, segment, *plan_, dim).add_(message);
+      owned_rows(result, segment, *plan_, dim).add_(message.to(result.device()));
     });
   }
   return result;

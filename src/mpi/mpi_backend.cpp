@@ -64,6 +64,10 @@ MPI_Datatype type_of(const at::Tensor& t) {
 MpiBackend::MpiBackend(MPI_Comm communicator, int rank, int size, int64_t most_bytes)
     : Backend(rank, size), communicator_(communicator), most_bytes_(most_bytes) {}
 
+bool MpiBackend::reaches(const at::Device& device) const {
+  return device.is_cpu() || (device.is_cuda() && takes_cuda_memory());
+}
+
 // The communicator of a group that nobody destroyed stays: freeing is collective, and ends do not come together.
 MpiBackend::~MpiBackend() = default;
 

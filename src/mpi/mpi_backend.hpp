@@ -6,17 +6,20 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <vector>
 
+#include "comm/transports.hpp"
+
 namespace graticule::mpi {
 
 /// Contiguous tensors. Those of a CUDA device go straight from its memory where MPI says that it can (and the library
 /// waits for the current stream first), else by a copy on the CPU. Sums are the only reduction.
-class MpiBackend : public c10d::Backend {
+class MpiBackend : public c10d::Backend, public comm::ReachesDevices {
  public:
   /// Owns `communicator`. MPI counts in ints: what is larger than `most_bytes` travels in pieces.
   MpiBackend(MPI_Comm communicator, int rank, int size, int64_t most_bytes = int64_t{1} << 30);
   ~MpiBackend() override;
 
   const std::string getBackendName() const override { return "graticule_mpi"; }
+  [[nodiscard]] bool reaches(const at::Device& device) const override;
   c10::intrusive_ptr<c10d::Work> send(std::vector<at::Tensor>& tensors, int to, int tag) override;
   c10::intrusive_ptr<c10d::Work> recv(std::vector<at::Tensor>& tensors, int from, int tag) override;
   c10::intrusive_ptr<c10d::Work> allgather(std::vector<std::vector<at::Tensor>>& outputs,

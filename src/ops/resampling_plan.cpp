@@ -124,7 +124,8 @@ AxisTaps axis_taps(const ResamplingKey& key, int64_t input, int64_t output, at::
     taps.forward = nearest_taps(key, input, output, device);
     taps.adjoint = device.is_cpu() ? nearest_adjoint_taps(key, input, output) : taps.forward;
   } else {
-    const bool fuses = !device.is_cpu() || kernels_fuse();
+    // The antialiased kernels of the CPU round the middle of an output row before they use it.
+    const bool fuses = !device.is_cpu() || (kernels_fuse() && !antialias);
     // ATen's bicubic backward on the CPU is none of the kernels that are compiled for several instruction sets.
     const bool adjoint_fuses = device.is_cpu() && key.mode == "cubic" ? base_fuses : fuses;
     taps.forward = weighted_taps(key, input, output, fuses);

@@ -22,7 +22,7 @@ using support::run_ranks;
 using support::seconds_of;
 
 at::Tensor message(uint64_t tag, at::IntArrayRef shape, double value, at::ScalarType dtype = at::kDouble) {
-  at::Tensor buffer = make_buffer({tag}, at::TensorOptions(dtype), shape);
+  at::Tensor buffer = make_buffer({tag}, at::kCPU, dtype, shape);
   payload(buffer, dtype, shape).fill_(value);
   return buffer;
 }
@@ -290,19 +290,19 @@ TEST(Buffer, IsUsedAgainOnceNobodyHoldsIt) {
   {
     at::Tensor held;
     {
-      const at::Tensor buffer = make_buffer({1}, at::kFloat, shape);
+      const at::Tensor buffer = make_buffer({1}, at::kCPU, at::kFloat, shape);
       memory = buffer.mutable_data_ptr();
       held = payload(buffer, at::kFloat, shape);
-      EXPECT_NE(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+      EXPECT_NE(make_buffer({1}, at::kCPU, at::kFloat, shape).mutable_data_ptr(), memory);
     }
     held.fill_(7);
-    EXPECT_NE(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+    EXPECT_NE(make_buffer({1}, at::kCPU, at::kFloat, shape).mutable_data_ptr(), memory);
     EXPECT_TRUE(at::equal(held, at::full(shape, 7.0)));
     const at::Tensor view = held.narrow(0, 1, 2);
     held.reset();
-    EXPECT_NE(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+    EXPECT_NE(make_buffer({1}, at::kCPU, at::kFloat, shape).mutable_data_ptr(), memory);
   }
-  EXPECT_EQ(make_buffer({1}, at::kFloat, shape).mutable_data_ptr(), memory);
+  EXPECT_EQ(make_buffer({1}, at::kCPU, at::kFloat, shape).mutable_data_ptr(), memory);
 }
 
 }  // namespace

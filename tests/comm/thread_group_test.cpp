@@ -91,7 +91,7 @@ TEST(ThreadGroup, RunRanksThrowsWhatARankThrew) {
   const auto fail_on_one = [] {
     run_ranks(3, [](const Domain& domain) {
       if (domain.rank() == 1) throw std::runtime_error("rank 1 has a reason");
-      start_exchange(domain, {}, {{1, make_buffer({}, at::kFloat, {1})}}, "wait").wait();
+      start_exchange(domain, {}, {{1, make_buffer({}, at::kCPU, at::kFloat, {1})}}, "wait").wait();
     });
   };
   try {

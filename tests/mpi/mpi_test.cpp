@@ -95,8 +95,8 @@ TEST_F(Transport, MovesLargeMessagesWhileTheRanksCompute) {
       std::vector<comm::Message> receives;
       for (int peer = 0; peer < d.size(); ++peer) {
         if ((d.rank() == 0) == (peer == 0)) continue;
-        sends.push_back({peer, comm::make_buffer({7}, at::kByte, {bytes})});
-        receives.push_back({peer, comm::make_buffer({7}, at::kByte, {bytes})});
+        sends.push_back({peer, comm::make_buffer({7}, at::kCPU, at::kByte, {bytes})});
+        receives.push_back({peer, comm::make_buffer({7}, at::kCPU, at::kByte, {bytes})});
       }
       auto pending = comm::start_exchange(d, std::move(sends), std::move(receives), "late");
       pending.keep_moving();
@@ -273,8 +273,8 @@ void exchange_with_neighbours(const Domain& d, int64_t count) {
   std::vector<comm::Message> receives;
   for (const int peer : {d.rank() - 1, d.rank() + 1}) {
     if (peer < 0 || peer >= d.size()) continue;
-    sends.push_back({peer, comm::make_buffer({1}, at::TensorOptions(at::kFloat), {count})});
-    receives.push_back({peer, comm::make_buffer({1}, at::TensorOptions(at::kFloat), {count})});
+    sends.push_back({peer, comm::make_buffer({1}, at::kCPU, at::kFloat, {count})});
+    receives.push_back({peer, comm::make_buffer({1}, at::kCPU, at::kFloat, {count})});
   }
   comm::start_exchange(d, sends, receives, "neighbours").wait();
 }

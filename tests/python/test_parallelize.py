@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import graticule
-from graticule import parallelize
+from graticule import parallelize, unparallelize
 from support.ranks import run_ranks
 
 CASES = {
@@ -69,6 +69,30 @@ def test_a_shared_and_a_frozen_parameter():
         assert graticule.verify(model, x, domain).exact
 
     run_ranks(3, body)
+
+
+def test_the_way_back():
+    build, shape = CASES["a model"]
+    torch.manual_seed(0)
+    original = build().double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+
+    def body(domain):
+        own = copy.deepcopy(original)
+        modules = dict(own.named_modules())
+        model = parallelize(own, domain)
+        assert type(model[0]) is not nn.Conv2d
+        with torch.no_grad():
+            model[0].weight.mul_(2)
+        assert unparallelize(model) is own
+        assert dict(own.named_modules()) == modules
+        assert torch.equal(own[0].weight, 2 * original[0].weight)
+        assert list(own.state_dict()) == list(original.state_dict())
+        assert torch.equal(own[1:](x.new_ones(1, 8, 5, 4)), original[1:](x.new_ones(1, 8, 5, 4)))
+        alone = parallelize(nn.Conv2d(3, 4, 3), domain)
+        assert type(unparallelize(alone)) is nn.Conv2d
+
+    run_ranks(2, body)
 
 
 def test_other_inputs_take_the_modules_way():

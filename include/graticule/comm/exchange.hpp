@@ -1,8 +1,8 @@
 // Messages between ranks, all of an exchange posted together.
 //
 // A message on the CPU travels behind a header that says what it is: transports deliver a message that is shorter than
-// the receiver expects without a word, and two ranks that disagree may well send messages of equal size. On other
-// devices there is no header, since reading it would wait for the device.
+// the receiver expects without a word, and two ranks that disagree may well send messages of equal size. A message on
+// another device has no header, since reading it would wait for the device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,10 +21,16 @@ struct MessageTag {
   uint64_t hash = 0;
 };
 
-/// Memory for a message of this shape: bytes, with room for the header on the CPU.
-at::Tensor make_buffer(const MessageTag& tag, const at::TensorOptions& options, at::IntArrayRef shape);
+/// Where messages with values of `device` lie: there, if the group's transport for it takes them from its memory (NCCL;
+/// MPI where it can), else on the CPU (Gloo). Every rank must call with equal arguments: the first call for a device
+/// brings the ranks together.
+at::Device message_device(const Domain& domain, const at::Device& device);
 
-/// The message's values within its buffer, from number `first` on.
+/// Memory for a message of this dtype and shape on a device from message_device: bytes, with room for the header on the
+/// CPU.
+at::Tensor make_buffer(const MessageTag& tag, const at::Device& device, at::ScalarType dtype, at::IntArrayRef shape);
+
+/// The message's values within its buffer, from number `first` on: on the buffer's device.
 at::Tensor payload(const at::Tensor& buffer, at::ScalarType dtype, at::IntArrayRef shape, int64_t first = 0);
 
 struct Message {

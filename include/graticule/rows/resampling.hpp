@@ -101,15 +101,20 @@ Taps<Real> antialias_taps(const ResamplingGrid& g, int64_t row, bool cubic) {
   const Real half = cubic ? Real(2) : Real(1);
   const Real support = step >= Real(1) ? half * step : half;
   const Real inverse = step >= Real(1) ? Real(1) / step : Real(1);
-  const Real center = step * (static_cast<Real>(row) + Real(0.5));
-  const int64_t begin = std::max<int64_t>(static_cast<int64_t>(center - support + Real(0.5)), 0);
-  const int64_t end = std::min<int64_t>(static_cast<int64_t>(center + support + Real(0.5)), g.input);
+  const Real middle = static_cast<Real>(row) + Real(0.5);
+  const Real center = step * middle;
+  const Real low = g.fused ? std::fma(step, middle, -support) : center - support;
+  const Real high = g.fused ? std::fma(step, middle, support) : center + support;
+  const int64_t begin = std::max<int64_t>(static_cast<int64_t>(low + Real(0.5)), 0);
+  const int64_t end = std::min<int64_t>(static_cast<int64_t>(high + Real(0.5)), g.input);
   const int64_t most = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
   const int64_t count = std::clamp<int64_t>(end - begin, 0, most);
   Taps<Real> taps;
   Real total = 0;
   for (int64_t j = 0; j < count; ++j) {
-    const Real x = (static_cast<Real>(j + begin) - center + Real(0.5)) * inverse;
+    const Real from_center = g.fused ? static_cast<Real>(j) + std::fma(-step, middle, static_cast<Real>(begin))
+                                     : static_cast<Real>(j + begin) - center;
+    const Real x = (from_center + Real(0.5)) * inverse;
     const Real weight = cubic ? cubic_kernel(x, Real(-0.5)) : std::max(Real(1) - std::abs(x), Real(0));
     taps.rows.push_back(begin + j);
     taps.weights.push_back(weight);

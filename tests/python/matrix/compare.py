@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from matrix.cases import Case
 from matrix.layers import Subject, build
+from support.device import DEVICE
 from support.ranks import RanksFailedError, balanced, relative, run_ranks
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -51,7 +52,7 @@ def _run(layer: Any, module: nn.Module, x: Tensor, gradients: list[Tensor] | Non
     module.train(call != "eval")
     inputs = _laid_out(x, case["layout"]).detach().requires_grad_()
     given = inputs.squeeze(0) if call == "unbatched" else inputs
-    with torch.set_grad_enabled(call != "no_grad"), torch.autocast("cpu", torch.bfloat16, enabled=call == "autocast"):
+    with torch.set_grad_enabled(call != "no_grad"), torch.autocast(DEVICE, torch.bfloat16, enabled=call == "autocast"):
         outputs = [layer(given)]
         if call == "twice":
             outputs.append(layer(given * 2))
@@ -160,14 +161,14 @@ def run_case(layer: str, case: Case, run: Callable = run_ranks) -> Verdict:
     torch.manual_seed(seed)
     dtype = torch.float32 if case["call"] == "autocast" else getattr(torch, case["dtype"])
     subject = build(layer, case, seed)
-    module = subject.module.to(dtype)
+    module = subject.module.to(DEVICE, dtype)
     shape = list(subject.shape)
     if case["call"] == "unbatched":
         if layer in ("group_norm", "interpolate"):
             case = {**case, "call": "plain"}
         else:
             shape[0] = 1
-    x = torch.randn(shape, dtype=torch.float64).to(dtype)
+    x = torch.randn(shape, dtype=torch.float64).to(DEVICE, dtype)
     wide = copy.deepcopy(module).double()
 
     try:
@@ -197,7 +198,7 @@ def run_case(layer: str, case: Case, run: Callable = run_ranks) -> Verdict:
         exact = serial
     else:
         wide_subject = build(layer, case, seed)
-        wide_subject.module.double().load_state_dict(wide.state_dict())
+        wide_subject.module.to(DEVICE).double().load_state_dict(wide.state_dict())
         plain = {**case, "call": "plain" if case["call"] == "autocast" else case["call"]}
         exact = _run(wide_subject.serial, wide_subject.module, x.double(), [g.double() for g in gradients], plain)
     module.zero_grad()

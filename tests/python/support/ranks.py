@@ -32,9 +32,16 @@ class DeadlockError(Exception):
 def run_ranks(size: int, body: Callable[[Domain], Any]) -> list[Any]:
     """Runs body(domain) in `size` threads and returns what each returned, in rank order.
 
+    Where the environment's GRATICULE_TEST_TRANSPORT names a transport, this process is one of several that all run the
+    tests: then body runs in each if they are `size`, and not at all if they are not.
+
     Raises RanksFailedError with every rank's exception. A deadlock is a DeadlockError that names the test, with every
     thread's stack on stderr; where it holds Python's lock too, the process ends.
     """
+    if "GRATICULE_TEST_TRANSPORT" in os.environ:
+        from support.transport import run_processes
+
+        return run_processes(os.environ["GRATICULE_TEST_TRANSPORT"], size, body)
     world = f"test{next(_worlds)}"
     results: list[Any] = [None] * size
     errors: dict[int, Exception] = {}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import graticule
 from graticule import Domain, DomainTensor
+from support.device import DEVICE
 from support.ranks import balanced, relative, run_ranks
 
 BOUND = 1e-10
@@ -40,7 +41,7 @@ def _tensors(result: Any) -> list[Tensor]:
 
 def _weights(outputs: list[Tensor]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return [torch.randn(tuple(t.shape), generator=generator, dtype=torch.float64) for t in outputs]
+    return [torch.randn(tuple(t.shape), generator=generator, dtype=torch.float64).to(t.device) for t in outputs]
 
 
 def _differentiate(outputs: list[Tensor], gradients: bool) -> None:
@@ -59,7 +60,7 @@ def serial(function: Callable[..., Any], arguments: Sequence[Any], gradients: bo
     for argument in arguments:
         whole = argument.whole if isinstance(argument, Cut) else argument
         if isinstance(whole, Tensor):
-            whole = whole.detach().clone(memory_format=torch.preserve_format)
+            whole = whole.detach().to(DEVICE).clone(memory_format=torch.preserve_format)
             whole.requires_grad_(gradients and _needs_gradient(whole))
         given.append(whole)
     outputs = _tensors(function(*given))
@@ -91,11 +92,11 @@ def compare(
                 dim = argument.dim % argument.whole.dim()
                 offsets = offsets_of(argument.whole.shape[dim], domain.size)
                 own = argument.whole.narrow(dim, offsets[domain.rank], offsets[domain.rank + 1] - offsets[domain.rank])
-                own = own.detach().clone(memory_format=torch.preserve_format)
+                own = own.detach().to(DEVICE).clone(memory_format=torch.preserve_format)
                 t: Any = graticule.from_local(own, domain, dim=dim)
                 assert list(t.offsets) == list(offsets)
             elif isinstance(argument, Tensor):
-                t = argument.detach().clone(memory_format=torch.preserve_format)
+                t = argument.detach().to(DEVICE).clone(memory_format=torch.preserve_format)
             else:
                 t = argument
             if isinstance(t, Tensor):

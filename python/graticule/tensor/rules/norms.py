@@ -27,7 +27,7 @@ def normalised(local: Tensor, weight: Any, bias: Any, groups: int, eps: float, c
     """(y, mean, rstd) of graticule.group_norm_forward for (N, C, ...) cut along a dimension from 2 on."""
     with report.move("reduction"):
         return _ops.group_norm_forward(
-            local, weight, bias, groups, eps, _offsets(cut), cut.dim, cut.domain.group_name, "group_norm"
+            local, weight, bias, groups, eps, scaled_offsets(cut), cut.dim, cut.domain.group_name, "group_norm"
         )
 
 
@@ -44,7 +44,7 @@ def normalised_backward(
             weight,
             groups,
             0.0,
-            _offsets(cut),
+            scaled_offsets(cut),
             cut.dim,
             cut.domain.group_name,
             "group_norm",
@@ -52,7 +52,8 @@ def normalised_backward(
         )
 
 
-def _offsets(cut: Cut) -> tuple[int, ...]:
+def scaled_offsets(cut: Cut) -> tuple[int, ...]:
+    """The cut's offsets in values of its dimension, for ops of statistics."""
     # Statistics do not ask where a value lies, only how many each rank has.
     return tuple(offset * cut.outer * cut.inner for offset in cut.offsets)
 

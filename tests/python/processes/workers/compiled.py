@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
-from transport import arguments, collect, domains, end
+from support.transport import arguments, collect, domains, end
 
 from graticule import Domain, PeriodicConv2d, fold_rows, gather_rows
 from graticule.compiling import COMMUNICATING, save_exchanges

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transport import domains, end
+from support.transport import domains, end
 
 import graticule
 from graticule.tensor.random import by_position

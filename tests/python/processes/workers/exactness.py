@@ -1,19 +1,21 @@
-"""Forty cases of the matrix a layer, over processes, and a step of a model on 37 rows."""
+"""Some cases of the matrix a layer, over processes, and a step of a model on 37 rows."""
 
 import copy
+import os
 import warnings
 
 import torch
 from torch import nn
-from transport import arguments, collect, domains, end, runner
+from support.transport import arguments, collect, domains, end, runner
 
 from graticule import PeriodicConv2d
 from graticule.domain_parallel import convert_to_domain_parallel, gather_tensor, sync_domain_gradients
 from matrix.cases import AXES, cases
 from matrix.compare import run_case
+from support.device import DEVICE
 from support.ranks import own_rows, relative
 
-CASES = 40
+CASES = int(os.environ.get("GRATICULE_TEST_CASES", "40"))
 warnings.filterwarnings("ignore", "Using padding='same'")
 
 
@@ -35,8 +37,8 @@ def model_step(domain):
         nn.SiLU(),
         nn.Conv2d(8, 8, 4, 2, 1),
         nn.ConvTranspose2d(8, 3, 4, 2, 1),
-    ).double()
-    x = torch.randn(2, 3, 37, 8, dtype=torch.float64)
+    ).to(DEVICE, torch.float64)
+    x = torch.randn(2, 3, 37, 8, dtype=torch.float64).to(DEVICE)
     serial = copy.deepcopy(plain)
     expected = serial(x)
     expected.square().sum().backward()

@@ -6,7 +6,7 @@ import time
 
 import torch
 from torch import nn
-from transport import domains
+from support.transport import domains
 
 from graticule.domain_parallel import DomainParallelConv2d
 

@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 import graticule
 from graticule import Domain
+from support.device import DEVICE
 from support.ranks import relative
+from support.transport import share_devices
 
 ROWS = 21
 BATCH = 2
@@ -60,12 +62,12 @@ class Model(nn.Module):
 
 def built(checkpointing=None):
     torch.manual_seed(0)
-    return Model(checkpointing).double()
+    return Model(checkpointing).to(DEVICE, torch.float64)
 
 
 def data(step=0):
     generator = torch.Generator().manual_seed(step)
-    return [torch.randn(BATCH, 3, ROWS, 8, generator=generator, dtype=torch.float64) for _ in range(2)]
+    return [torch.randn(BATCH, 3, ROWS, 8, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(2)]
 
 
 def loss_of(model, x, target):
@@ -101,7 +103,7 @@ class Grid:
     """The ranks: which part of the batch and of the rows this one has."""
 
     def __init__(self):
-        self.mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("batch", "latitude"))
+        self.mesh = init_device_mesh(DEVICE, (2, 2), mesh_dim_names=("batch", "latitude"))
         self.domain = Domain.of(self.mesh["latitude"])
         self.sample = self.mesh["batch"].get_local_rank()
 
@@ -148,7 +150,7 @@ def with_accumulation(grid):
 
 
 def with_autocast(grid):
-    context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    context = lambda: torch.autocast(DEVICE, torch.bfloat16)  # noqa: E731
     serial, model = built().float(), built().float()
     start = copy.deepcopy(serial)
     floats = lambda parts: lambda step: [t.float() for t in parts(step)]  # noqa: E731
@@ -232,6 +234,7 @@ TRIALS = (
 
 def main():
     torch.set_num_threads(1)
+    share_devices()
     Domain.from_env()
     grid = Grid()
     for trial in TRIALS:

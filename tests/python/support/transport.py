@@ -1,5 +1,6 @@
-"""Processes as ranks: over Gloo under torchrun, over MPI under mpiexec."""
+"""Processes as ranks: over Gloo or NCCL under torchrun, over MPI under mpiexec."""
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -15,12 +16,24 @@ from support.ranks import RanksFailedError
 _alive: list[Any] = []
 
 
+def share_devices() -> None:
+    """Gives each process a GPU, or several processes one, where there are any."""
+    if not torch.cuda.is_available():
+        return
+    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("PMI_RANK", "0")))
+    torch.cuda.set_device(rank % torch.cuda.device_count())
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count():
+        # NCCL has no two ranks use one GPU, unless it takes them for ranks of different machines.
+        os.environ.update(NCCL_HOSTID=f"host{rank}", NCCL_P2P_DISABLE="1", NCCL_SHM_DISABLE="1", NCCL_IB_DISABLE="1")
+
+
 def domains(transport: str, count: int) -> list[Domain]:
     """So many domains of all processes, each with traffic of its own."""
     torch.set_num_threads(1)
+    share_devices()
     if transport == "mpi":
         return [Domain.mpi(f"world{i}") for i in range(count)]
-    dist.init_process_group("gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo")
     _alive.extend(dist.new_group() for _ in range(count))
     return [Domain.of(group) for group in _alive]
 
@@ -52,8 +65,45 @@ def runner(domain: Domain, reports: Domain) -> Callable[[int, Callable[[Domain],
     return run
 
 
+def _travels(value: Any) -> bool:
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+_under_test: list[Domain] = []
+
+
+def run_processes(transport: str, size: int, body: Callable[[Domain], Any]) -> list[Any]:
+    """run_ranks over the processes of this program; nothing is run, and [] returned, where they are not `size`.
+
+    A result or error that cannot be sent to the others is None or its text.
+    """
+    if not _under_test:
+        _under_test.extend(domains(transport, 2))
+    if size != _under_test[0].size:
+        return []
+
+    def portable(domain: Domain) -> Any:
+        try:
+            result = body(domain)
+        except Exception as error:
+            raise error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}") from error
+        return result if _travels(result) else None
+
+    try:
+        return runner(*_under_test)(size, portable)
+    except RanksFailedError:
+        # A domain that failed is dead.
+        _alive.append(dist.new_group())
+        _under_test[0] = Domain.of(_alive[-1])
+        raise
+
+
 def end(transport: str) -> None:
-    if transport == "gloo":
+    if transport != "mpi":
         _alive.clear()
         dist.destroy_process_group()
     else:
