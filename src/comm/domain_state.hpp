@@ -40,8 +40,8 @@ struct Domain::State {
   std::vector<uint64_t> sent, received;  // messages to and from each rank so far
   Announcements announcements;
   std::unordered_set<at::Device> connected;  // devices for which all ranks have met (transports.cpp)
-  std::string failure;                 // why the domain is dead, empty while it is not
-  std::vector<at::Tensor> last_words;  // poison under way: nobody waits for it, so the memory must stay
+  std::string failure;                       // why the domain is dead, empty while it is not
+  std::vector<at::Tensor> last_words;        // poison under way: nobody waits for it, so the memory must stay
 };
 
 /// Throws the reason if the domain has failed before.

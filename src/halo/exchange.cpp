@@ -128,8 +128,8 @@ Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, La
     : plan_(std::move(plan)), layout_(layout), x_(x) {
   check(x, layout, plan_->owned().size(), *plan_, domain, what);
   Messages messages =
-      make_messages(domain, x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends, plan_->receives,
-                    [&](const Segment& segment, const at::Tensor& message) {
+      make_messages(domain, x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends,
+                    plan_->receives, [&](const Segment& segment, const at::Tensor& message) {
                       const rows::Interval source = segment.source_rows();
                       copy_rows(x, source.begin - plan_->owned().begin, message, 0, source.size(), layout.dim);
                     });
@@ -193,8 +193,8 @@ Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout
     : plan_(std::move(plan)), layout_(layout), g_(g) {
   check(g, layout, plan_->result().size(), *plan_, domain, what);
   Messages messages =
-      make_messages(domain, g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives, plan_->sends,
-                    [&](const Segment& segment, const at::Tensor& message) {
+      make_messages(domain, g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives,
+                    plan_->sends, [&](const Segment& segment, const at::Tensor& message) {
                       message.copy_(apply_adjoint(segment, wanted_rows(g, segment, *plan_, layout.dim), layout));
                     });
   received_ = std::move(messages.received);

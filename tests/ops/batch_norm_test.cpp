@@ -61,7 +61,8 @@ TEST(BatchNorm, EqualsTheUncutOne) {
           EXPECT_TRUE(close(our_mean, mean, 1e-12));
           EXPECT_TRUE(close(our_rstd, rstd, 1e-12));
           EXPECT_TRUE(close(deviations / (x.numel() / 4.0), at::var(x, at::IntArrayRef{0, 2, 3}, false), 1e-12));
-          const auto [our_dx, our_dw, our_db] = backward(own(g), own(x), our_mean, our_rstd, weight, offsets, dim, domain);
+          const auto [our_dx, our_dw, our_db] =
+              backward(own(g), own(x), our_mean, our_rstd, weight, offsets, dim, domain);
           EXPECT_TRUE(close(our_dx, own(dx), 1e-12));
           EXPECT_TRUE(close(our_dw, dw, 1e-12));
           EXPECT_TRUE(close(our_db, db, 1e-12));

@@ -48,9 +48,9 @@ def _normalise(
     else:
         with report.move("reduction"):
             y, mean, rstd, deviations = _ops.batch_norm_forward(_spatial(local), weight, bias, eps, *_place(cut))
-        y = y.view_as(local) if local.dim() == 2 else y
-    if any(t is not None for t in new):
-        for kept, value in zip(new, (mean, deviations / max(0.0, count - 1)), strict=True):
+        y = y.view(local.shape)
+    for kept, value in zip(new, (mean, deviations / max(0.0, count - 1)), strict=True):
+        if kept is not None:
             whole = moves.replicate(value, cut.at(0)) if cut.dim == 1 else value
             kept.lerp_(whole.to(kept.dtype), momentum)
     if cut.dim == 1:
@@ -191,7 +191,7 @@ def batch_norm_backward(
         of_x, of_weight, of_bias = _ops.batch_norm_backward(
             _spatial(g), _spatial(local), saved_mean.double(), saved_rstd.double(), weight, *_place(cut), wanted
         )
-    return DomainTensor(of_x.view_as(local) if local.dim() == 2 else of_x, cut) if wanted[0] else None, of_weight, of_bias
+    return DomainTensor(of_x.view(local.shape), cut) if wanted[0] else None, of_weight, of_bias
 
 
 def _backward_alone(

@@ -5,10 +5,10 @@ import time
 import torch
 import torch.distributed as dist
 from torch import nn
-from support.transport import share_devices
 
 from graticule import Domain
 from graticule.domain_parallel.layers import DomainParallelConv2d
+from support.transport import share_devices
 
 
 def main():

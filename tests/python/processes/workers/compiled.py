@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
-from support.transport import arguments, collect, domains, end
 
 from graticule import Domain, PeriodicConv2d, fold_rows, gather_rows
 from graticule.compiling import COMMUNICATING, save_exchanges
@@ -31,6 +30,7 @@ from graticule.domain_parallel import (
     sync_domain_gradients,
 )
 from support.ranks import balanced, own_rows, relative
+from support.transport import arguments, collect, domains, end
 
 ROWS = 13  # 6 and 7 rows on 2 ranks; 4, 4 and 5 on 3
 OPS = {f"graticule::{name}" for name in COMMUNICATING}

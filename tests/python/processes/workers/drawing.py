@@ -5,11 +5,11 @@ import copy
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from support.transport import domains, end
 
 import graticule
 from graticule.tensor.random import by_position
 from support.ranks import relative
+from support.transport import domains, end
 
 
 def step(model, x, checkpoints):

@@ -6,7 +6,6 @@ import warnings
 
 import torch
 from torch import nn
-from support.transport import arguments, collect, domains, end, runner
 
 from graticule import PeriodicConv2d
 from graticule.domain_parallel import convert_to_domain_parallel, gather_tensor, sync_domain_gradients
@@ -14,6 +13,7 @@ from matrix.cases import AXES, cases
 from matrix.compare import run_case
 from support.device import DEVICE
 from support.ranks import own_rows, relative
+from support.transport import arguments, collect, domains, end, runner
 
 CASES = int(os.environ.get("GRATICULE_TEST_CASES", "40"))
 warnings.filterwarnings("ignore", "Using padding='same'")

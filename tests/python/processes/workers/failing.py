@@ -6,9 +6,9 @@ import time
 
 import torch
 from torch import nn
-from support.transport import domains
 
 from graticule.domain_parallel import DomainParallelConv2d
+from support.transport import domains
 
 
 def main():

@@ -182,9 +182,9 @@ def with_dtensors(grid):
     """Both ways, values and gradients, over even and uneven cuts."""
     mesh = grid.mesh["latitude"]
     for rows in (6, 7, 1):
-        x = torch.randn(2, rows, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        x = torch.randn(2, rows, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(DEVICE)
         leaf = x.clone().requires_grad_()
-        weight = torch.arange(x.numel(), dtype=x.dtype).view(x.shape)
+        weight = torch.arange(x.numel(), dtype=x.dtype, device=DEVICE).view(x.shape)
 
         there = graticule.to_dtensor(graticule.shard(leaf, grid.domain, dim=1), mesh)
         assert there.placements == (Shard(1),) and there.shape == x.shape
