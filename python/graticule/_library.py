@@ -1,8 +1,11 @@
 """Finds and loads the compiled ops."""
 
+import atexit
+import functools
 import importlib
 import os
 import pathlib
+import sys
 
 import torch
 
@@ -50,9 +53,20 @@ def load_ops() -> None:
     _load("libgraticule.so", "GRATICULE_LIBRARY")
 
 
+@functools.cache
 def load_mpi() -> None:
-    """Loads libgraticule_mpi. Raises ImportError where it was not built."""
+    """Loads libgraticule_mpi. Raises ImportError where it was not built.
+
+    At the end of the program this rank then waits for the others, as MPI wants it: a launcher ends all ranks when one
+    exits without. Not after an error that nobody caught, which must end them.
+    """
     _load("libgraticule_mpi.so", "GRATICULE_MPI_LIBRARY")
+    atexit.register(_finalize_mpi)
+
+
+def _finalize_mpi() -> None:
+    if getattr(sys, "last_type", None) is None:
+        torch.ops.graticule_mpi.finalize_unless_failed()
 
 
 load_ops()

@@ -14,6 +14,7 @@ from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward
 from graticule.tensor import functions, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.eagerly import EagerFunction, eagerly
 from graticule.tensor.rules.merging import summed
 from graticule.tensor.rules.sliding import output_cut
 
@@ -67,7 +68,7 @@ def _swapped(module: nn.Module, domain: Domain, dim: int, done: dict[int, nn.Mod
     return result
 
 
-class _ConvFunction(torch.autograd.Function):
+class _ConvFunction(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Tensor, bias: Tensor | None, options: Any, out: Cut, layer: str) -> Tensor:
         cut = x._cut
@@ -93,7 +94,7 @@ class _ConvFunction(torch.autograd.Function):
         return DomainTensor(x_grad, ctx.cut) if wanted[0] else None, *whole, None, None, None
 
 
-class _NormFunction(torch.autograd.Function):
+class _NormFunction(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float) -> Tensor:
         cut = x._cut
@@ -127,8 +128,12 @@ class _Fast(BorrowingLayer):
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """The rows that the module's own way would give."""
+        return self._of_cut(x, *args) if type(x) is DomainTensor else self.wrapped(x, *args)
+
+    @eagerly
+    def _of_cut(self, x: Any, *args: Any) -> Tensor:
         # Attributes of the local tensor: each of a DomainTensor's own is a call of torch, dispatched.
-        if type(x) is not DomainTensor or args or not self._takes(x._local, x._cut):
+        if args or not self._takes(x._local, x._cut):
             return self.wrapped(x, *args)
         return super().forward(x)
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
@@ -131,9 +132,19 @@ void destroy_group(const std::string& name) {
   if (!failed) group.backend->release();
 }
 
+void finalize_unless_failed() {
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(groups_mutex);
+    for (const auto& [name, group] : groups()) names.push_back(name);
+  }
+  if (std::none_of(names.begin(), names.end(), has_failed)) finalize();
+}
+
 TORCH_LIBRARY(graticule_mpi, m) {
   m.def("initialize() -> ()", []() { initialize(); });
   m.def("finalize() -> ()", []() { finalize(); });
+  m.def("finalize_unless_failed() -> ()", []() { finalize_unless_failed(); });
   m.def("create_world_group(str name) -> str", [](c10::string_view name) {
     initialize();
     return create_group(MPI_COMM_WORLD, std::string(name));

@@ -39,6 +39,22 @@ def test_bytes_are_near_those_of_a_run(ranks):
     assert 0.9 * each < planned.bytes < 2 * each
 
 
+def test_attention():
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = x.flatten(2).transpose(1, 2)
+            return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+    found = graticule.plan(Tokens, (2, 8, 13, 6), 3)
+    assert found.levels[13] == [4, 4, 5]
+    assert found.gathers == []
+    assert found.bytes > 0
+
+
 def test_what_gathers_is_named():
     class Cross(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from graticule.domain import Domain
 from graticule.tensor import functions
 from graticule.tensor.cut import Cut
+from graticule.tensor.eagerly import eagerly
 from graticule.tensor.registry import find_rule
 from graticule.tensor.replicated_view import mark_views, refuse_out_of_date
 
@@ -122,6 +123,7 @@ class DomainTensor(Tensor):
         return torch.gather(self, *args, **kwargs) if args or kwargs else functions.gather(self)
 
     @classmethod
+    @eagerly
     def __torch_function__(  # noqa: D102
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
@@ -130,6 +132,7 @@ class DomainTensor(Tensor):
             return mark_views(func, functions.call(func, args, kwargs or {}), cls, args)
 
     @classmethod
+    @eagerly
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D102
         cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:

@@ -11,6 +11,7 @@ from torch.distributed import DeviceMesh
 from graticule.domain import Domain
 from graticule.tensor import functions, moves
 from graticule.tensor.cut import Cut
+from graticule.tensor.eagerly import EagerFunction
 from graticule.tensor.domain_tensor import DomainTensor
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _chunks(domain: Domain, dim: int, rows: int) -> Cut:
     return Cut(domain, dim, tuple(min(rank * each, rows) for rank in range(domain.size + 1)))
 
 
-class _Recut(torch.autograd.Function):
+class _Recut(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: DomainTensor, cut: Cut) -> Tensor:
         ctx.cut = x._cut

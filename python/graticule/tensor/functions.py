@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
+from graticule.tensor.eagerly import EagerFunction
 from graticule.tensor.spread import plain, spread
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _own(t: Tensor, source: Tensor) -> Tensor:
     return t.clone() if t is source else t
 
 
-class _Recut(torch.autograd.Function):
+class _Recut(EagerFunction):
     """Differentiable as the gradients of gradients are: so are the next two."""
 
     @staticmethod
@@ -63,7 +64,7 @@ class _Recut(torch.autograd.Function):
         return as_cut(gradient, ctx.cut), None
 
 
-class _Part(torch.autograd.Function):
+class _Part(EagerFunction):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, cut: Cut) -> Tensor:
         return _class()(cut.part_of(whole).clone(), cut)
@@ -73,7 +74,7 @@ class _Part(torch.autograd.Function):
         return as_whole(gradient), None
 
 
-class _Whole(torch.autograd.Function):
+class _Whole(EagerFunction):
     @staticmethod
     def forward(ctx: Any, t: DomainTensor) -> Tensor:
         ctx.cut = t._cut
@@ -84,7 +85,7 @@ class _Whole(torch.autograd.Function):
         return as_cut(gradient, ctx.cut)
 
 
-class _Replicated(torch.autograd.Function):
+class _Replicated(EagerFunction):
     """A replicated value whose gradient may come back cut."""
 
     @staticmethod
@@ -96,7 +97,7 @@ class _Replicated(torch.autograd.Function):
         return as_whole(gradient)
 
 
-class _ToLocal(torch.autograd.Function):
+class _ToLocal(EagerFunction):
     @staticmethod
     def forward(ctx: Any, t: DomainTensor) -> Tensor:
         ctx.cut = t._cut
@@ -107,7 +108,7 @@ class _ToLocal(torch.autograd.Function):
         return from_local(gradient.clone(), ctx.cut)
 
 
-class _FromLocal(torch.autograd.Function):
+class _FromLocal(EagerFunction):
     @staticmethod
     def forward(ctx: Any, local: Tensor, cut: Cut) -> Tensor:
         ctx.cut = cut

@@ -22,6 +22,19 @@ def test_layers_and_a_model_are_exact_over_mpi(processes):
     assert "exact" in mpiexec(processes, WORKERS / "exactness.py", "mpi")
 
 
+@needs_mpi
+def test_a_rank_that_is_done_waits_for_the_others(tmp_path):
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import time, graticule\n"
+        "domain = graticule.Domain.mpi()\n"
+        "if domain.rank == 0:\n"
+        "    time.sleep(2)\n"
+        "    print('saved', flush=True)\n"
+    )
+    assert "saved" in mpiexec(2, script)
+
+
 @pytest.mark.parametrize("processes,size", [(2, 2), (3, 3), (4, 2), (2, 1)])
 def test_the_manager(processes, size):
     assert "well" in torchrun(processes, WORKERS / "manager.py", str(size))

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from processes.launch import TESTS, WORKERS, torchrun
 
 
@@ -20,6 +22,11 @@ def test_two_cuts_times_two_of_the_batch():
         "with_ddp",
         "with_fsdp",
     ]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_compiled_models_on_cut_tensors(processes):
+    assert "exact" in torchrun(processes, WORKERS / "compiled_whole.py", GRATICULE_TIMEOUT="30")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

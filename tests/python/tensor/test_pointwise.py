@@ -5,7 +5,7 @@ import torch
 
 import graticule
 from graticule import DomainTensor
-from support.ranks import balanced, run_ranks
+from support.ranks import balanced, failures, run_ranks
 from tensor.comparison import Cut, compare
 
 torch.manual_seed(0)
@@ -38,6 +38,32 @@ def test_cut_along_different_dimensions():
 
 def test_broadcast_of_one_row():
     compare(lambda x, y: x * y, Cut(X), Cut(torch.randn(2, 3, 1, 5, dtype=torch.float64)), gathers=True)
+
+
+@pytest.mark.parametrize("rows", [8, 7], ids=["even", "uneven"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.add,
+        lambda x, y: y * x,
+        lambda x, y: x + y[..., :1],
+        lambda x, y: x + y[0, 0],
+        lambda x, y: x.add_(y),
+        lambda x, y: x.copy_(y),
+        lambda x, y: torch.where(x > 0, x, y),
+        lambda x, y: x.masked_fill(y > 0, 0),
+        lambda x, y: torch.lerp(x, y, 0.5),
+        lambda x, y: torch.addcmul(x, y, y),
+        lambda x, y: x + graticule.shard(y, x.domain),
+        lambda x, y: x + x.local,
+    ],
+)
+def test_rows_of_this_rank_alone_are_refused_on_every_rank(function, rows):
+    x, y = torch.randn(2, 3, rows, 5), torch.randn(2, 3, 4, 5)
+    errors = failures(2, lambda domain: function(graticule.shard(x, domain), y))
+    assert sorted(errors) == [0, 1]
+    for rank, error in errors.items():
+        assert f"rank {rank} of 2: expected a tensor with {rows} rows or one" in str(error), error
 
 
 def test_writes_into_own_memory():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graticule.tensor import functions, moves
 from graticule.tensor.cut import Cut
+from graticule.tensor.eagerly import EagerFunction
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.rules.padding import along_and_across, wanted_rows
 from graticule.tensor.rules.pointwise import own_part
@@ -37,7 +38,7 @@ def _interval(x: Any) -> Cut:
     return cut.flat() if cut.is_interval else Cut.balanced(cut.domain, cut.dim, cut.size)
 
 
-class _CircularPad(torch.autograd.Function):
+class _CircularPad(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: list[int], cut: Cut) -> DomainTensor:
         ctx.padding, ctx.cut = padding, cut
@@ -54,7 +55,7 @@ class _CircularPad(torch.autograd.Function):
         return _CircularPadAdjoint.apply(gradient, ctx.padding, ctx.cut), None, None
 
 
-class _CircularPadAdjoint(torch.autograd.Function):
+class _CircularPadAdjoint(EagerFunction):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, padding: list[int], cut: Cut) -> DomainTensor:
         ctx.padding, ctx.cut = padding, cut

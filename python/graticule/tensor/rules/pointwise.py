@@ -80,15 +80,29 @@ def _is_repeated(t: DomainTensor, tensors: list[Tensor], ndim: int) -> bool:
 
 
 def own_part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
-    """What a rank needs of an argument, cut in any way or whole, for its part of a result of `ndim` dimensions."""
+    """What a rank needs of an argument, cut in any way or whole, for its part of a result of `ndim` dimensions.
+
+    RuntimeError, on every rank, where the argument has neither all rows nor one: not by chance as many as this rank's.
+    """
     dim = cut.dim - (ndim - t.dim())
     if isinstance(t, DomainTensor):
         own = t._cut
         if own is cut or (dim == own.dim and own.offsets == cut.offsets and own == cut.at(dim)):
             return t._local
         if dim < 0 or t.shape[dim] != cut.size:
+            _check_broadcast(t, dim, cut)
             return whole(t)
         return moves.recut(t._local, own, cut.at(dim))
     if dim < 0 or t.shape[dim] != cut.size:
+        _check_broadcast(t, dim, cut)
         return t
     return cut.at(dim).part_of(t)
+
+
+def _check_broadcast(t: Tensor, dim: int, cut: Cut) -> None:
+    if dim >= 0 and t.shape[dim] != 1:
+        raise RuntimeError(
+            f"beside a DomainTensor cut along {cut.size} rows: rank {cut.domain.rank} of {cut.domain.size}: expected a "
+            f"tensor with {cut.size} rows or one in dimension {dim}, those of the whole grid, got {list(t.shape)}; this "
+            "rank's own rows alone make a DomainTensor by graticule.from_local"
+        )

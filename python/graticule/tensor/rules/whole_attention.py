@@ -52,7 +52,10 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _autocast(t: Tensor) -> Tensor:
     device = t.device.type
-    if not torch.is_autocast_enabled(device) or not t.is_floating_point() or t.dtype == torch.float64:
+    # plan()'s tensors are on a device that knows no autocast.
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return t
+    if not t.is_floating_point() or t.dtype == torch.float64:
         return t
     return t.to(torch.get_autocast_dtype(device))
 
