@@ -99,13 +99,13 @@ def bars_table(bars: Sequence[Bar]) -> str:
 
 
 def short_bars_table(bars: Sequence[Bar]) -> str:
-    """One line a kind of bar: how many are met, and the one that is furthest from its limit."""
+    """One line a kind of bar: how many are met, and the one furthest from its limit, a missed one if there is any."""
     kinds: dict[str, list[Bar]] = {}
     for bar in bars:
         kinds.setdefault(_kind(bar), []).append(bar)
     lines = []
     for kind, group in kinds.items():
-        worst = max(group, key=lambda b: b.limit - b.measured if b.at_least else b.measured - b.limit)
+        worst = max(group, key=lambda b: (not b.met, b.limit - b.measured if b.at_least else b.measured - b.limit))
         record = worst.record()
         lines.append(
             [

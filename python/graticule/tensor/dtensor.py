@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.distributed import DeviceMesh
 
 from graticule.domain import Domain
 from graticule.tensor import functions, moves
 from graticule.tensor.cut import Cut
-from graticule.tensor.eagerly import EagerFunction
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.eagerly import EagerFunction
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

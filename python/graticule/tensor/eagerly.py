@@ -1,7 +1,7 @@
 """What torch.compile leaves alone.
 
-Compiled code would hold the sizes of one rank's rows, and what travels follows from the global shape. So a model that is
-compiled runs as it would uncompiled wherever a DomainTensor is concerned; parts that see none are compiled.
+Compiled code would hold the sizes of one rank's rows, and what travels follows from the global shape. So a model that
+is compiled runs as it would uncompiled wherever a DomainTensor is concerned; parts that see none are compiled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def eagerly(function: _Function) -> _Function:
 
 
 class EagerFunction(torch.autograd.Function):
-    """A function with a gradient of its own, neither of which is compiled: a step that is compiled runs backward too."""
+    """A function with its own gradient, neither of which is compiled: a step that is compiled runs backward too."""
 
     def __init_subclass__(cls) -> None:
         """Marks what the class defines."""

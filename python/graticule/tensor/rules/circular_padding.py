@@ -10,8 +10,8 @@ from torch import Tensor
 
 from graticule.tensor import functions, moves
 from graticule.tensor.cut import Cut
-from graticule.tensor.eagerly import EagerFunction
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.eagerly import EagerFunction
 from graticule.tensor.rules.padding import along_and_across, wanted_rows
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.result_cuts import widened

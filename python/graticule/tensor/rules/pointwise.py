@@ -103,6 +103,6 @@ def _check_broadcast(t: Tensor, dim: int, cut: Cut) -> None:
     if dim >= 0 and t.shape[dim] != 1:
         raise RuntimeError(
             f"beside a DomainTensor cut along {cut.size} rows: rank {cut.domain.rank} of {cut.domain.size}: expected a "
-            f"tensor with {cut.size} rows or one in dimension {dim}, those of the whole grid, got {list(t.shape)}; this "
-            "rank's own rows alone make a DomainTensor by graticule.from_local"
+            f"tensor with {cut.size} rows or one in dimension {dim}, those of the whole grid, got {list(t.shape)}; "
+            "this rank's own rows alone make a DomainTensor by graticule.from_local"
         )
