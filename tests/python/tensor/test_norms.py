@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import graticule
-from support.ranks import run_ranks
+from support.ranks import failures, run_ranks
 from tensor.comparison import Cut, compare
 
 torch.manual_seed(0)
@@ -197,3 +197,23 @@ def test_channels_that_lie_last_in_memory():
     compare(lambda t, w, b: F.batch_norm(t, None, None, w, b, True), Cut(x), W, B)
     compare(lambda t: F.instance_norm(t), Cut(x))
     compare(lambda t: F.layer_norm(t, (7, 5)), Cut(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.layer_norm(x, (3, 5)),
+        lambda x: F.layer_norm(x, (7, 5), W[:3, None].expand(3, 5)),
+        lambda x: F.rms_norm(x, (3, 5)),
+        lambda x: F.batch_norm(x, W[:3].abs(), W[:3].abs()),
+        lambda x: F.batch_norm(x, None, None, W[:3], None, True),
+        lambda x: F.group_norm(x, 3),
+        lambda x: F.instance_norm(x, None, None, W[:3]),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_on_every_rank(function):
+    for rows in (6, 7):
+        assert sorted(failures(2, lambda domain, rows=rows: function(graticule.shard(X[:, :, :rows], domain)))) == [
+            0,
+            1,
+        ]

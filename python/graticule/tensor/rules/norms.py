@@ -121,6 +121,11 @@ def layer_norm(op: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: f
     """Over the cut dimension with merged statistics and the rank's rows of the weights; over others local."""
     if not isinstance(x, DomainTensor) or not are_plain(weight, bias) or x.numel() == 0:
         return NotImplemented
+    if list(x.shape[x.dim() - len(shape) :]) != list(shape):
+        rank = x._cut.domain.rank
+        raise RuntimeError(
+            f"layer_norm: rank {rank}: expected a tensor whose shape ends in {shape}, got {list(x.shape)}"
+        )
     cut, local, lead = x._cut, x._local, x.dim() - len(shape)
     if cut.dim < lead:
         return tuple(DomainTensor(part, cut) for part in op(local, shape, weight, bias, eps))
