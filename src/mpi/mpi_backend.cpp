@@ -5,7 +5,9 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
+#include <thread>
 #include <utility>
 
 #include "mpi/mpi_error.hpp"
@@ -15,6 +17,9 @@ namespace graticule::mpi {
 namespace {
 
 using c10d::Work;
+
+constexpr int farewell_tag = 0x6773;  // no message has it
+constexpr std::chrono::seconds parting_patience{5};
 
 // Whether MPI reads and writes the memory of CUDA devices: MPICH and Open MPI answer by the same function.
 bool takes_cuda_memory() {
@@ -90,12 +95,52 @@ std::vector<MPI_Request> MpiBackend::in_pieces(const at::Tensor& t, int64_t unit
   return requests;
 }
 
-void MpiBackend::release() {
-  const std::lock_guard lock(mpi_mutex());
-  if (communicator_ == MPI_COMM_NULL) return;
+bool MpiBackend::has_unreceived() const {
   int unreceived = 0;
   GRATICULE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, communicator_, &unreceived, MPI_STATUS_IGNORE));
-  if (unreceived == 0) GRATICULE_MPI(MPI_Comm_free(&communicator_));
+  return unreceived != 0;
+}
+
+// Messages of a rank arrive in their order: when every rank's farewell has come, so has all else that it sent.
+bool MpiBackend::all_part() const {
+  std::vector<MPI_Request> farewells;
+  {
+    const std::lock_guard lock(mpi_mutex());
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      MPI_Request sent = MPI_REQUEST_NULL;
+      GRATICULE_MPI(MPI_Irecv(nullptr, 0, MPI_BYTE, peer, farewell_tag, communicator_, &farewells.emplace_back()));
+      GRATICULE_MPI(MPI_Isend(nullptr, 0, MPI_BYTE, peer, farewell_tag, communicator_, &sent));
+      GRATICULE_MPI(MPI_Request_free(&sent));
+    }
+  }
+  const auto end = std::chrono::steady_clock::now() + parting_patience;
+  while (true) {
+    {
+      const std::lock_guard lock(mpi_mutex());
+      int all = 0;
+      GRATICULE_MPI(MPI_Testall(static_cast<int>(farewells.size()), farewells.data(), &all, MPI_STATUSES_IGNORE));
+      if (all != 0) return !has_unreceived();
+      if (has_unreceived() || std::chrono::steady_clock::now() > end) break;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  const std::lock_guard lock(mpi_mutex());
+  for (MPI_Request& farewell : farewells) {
+    if (farewell == MPI_REQUEST_NULL) continue;
+    GRATICULE_MPI(MPI_Cancel(&farewell));
+    GRATICULE_MPI(MPI_Wait(&farewell, MPI_STATUS_IGNORE));
+  }
+  return false;
+}
+
+void MpiBackend::release() {
+  if (communicator_ == MPI_COMM_NULL) return;
+  // MPI ends the program where it frees a communicator to which a message is still under way.
+  if (all_part()) {
+    const std::lock_guard lock(mpi_mutex());
+    GRATICULE_MPI(MPI_Comm_free(&communicator_));
+  }
   communicator_ = MPI_COMM_NULL;
 }
 

@@ -30,10 +30,15 @@ class MpiBackend : public c10d::Backend, public comm::ReachesDevices {
                                            const c10d::BroadcastOptions& options) override;
   c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions&) override;
 
-  /// Frees the communicator, unless messages lie in it that nobody received; collective. Later calls throw.
+  /// Frees the communicator; collective. Leaves it to MPI where messages lie in it that nobody received, or some rank
+  /// does not call within seconds. Later calls throw.
   void release();
 
  private:
+  /// Whether every rank has called it, and no message is left. No if a rank does not come.
+  [[nodiscard]] bool all_part() const;
+  [[nodiscard]] bool has_unreceived() const;
+
   template <typename Start>
   std::vector<MPI_Request> in_pieces(const at::Tensor& t, int64_t unit_bytes, const Start& start) const;
 
