@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import pathlib
 import threading
 import time
 import traceback
@@ -148,11 +150,17 @@ def refuse_gather(op: Any) -> None:
         raise GatherError(f"{op}: no rule cuts this call, and the report is strict; called at {_line_of_model()}")
 
 
+# By where they lie, not by name: a user's own folder may be called like one of them.
+_LIBRARIES = (
+    str(pathlib.Path(__file__).parents[1]) + os.sep,
+    str(pathlib.Path(torch.__file__).parent) + os.sep,
+)
+
+
 def _line_of_model() -> str:
     """The innermost line that is neither torch's nor this package's."""
-    own = __name__.rpartition(".tensor")[0].replace(".", "/")
     for frame in reversed(traceback.extract_stack()):
-        name = frame.filename.replace("\\", "/")
-        if f"/{own}/" not in name and "/torch/" not in name and "<" not in name and "contextlib" not in name:
-            return f"{frame.filename}:{frame.lineno}"
+        name = frame.filename
+        if not name.startswith(_LIBRARIES) and "<" not in name and "contextlib" not in name:
+            return f"{name}:{frame.lineno}"
     return "the backward pass"
