@@ -1,7 +1,6 @@
-"""Some cases of the matrix a layer, over processes, and a step of a model on 37 rows."""
+"""Forty cases of the matrix a layer, over processes, and a step of a model on 37 rows."""
 
 import copy
-import os
 import warnings
 
 import torch
@@ -15,7 +14,7 @@ from support.device import DEVICE
 from support.ranks import own_rows, relative
 from support.transport import arguments, collect, domains, end, runner
 
-CASES = int(os.environ.get("GRATICULE_TEST_CASES", "40"))
+CASES = 40
 warnings.filterwarnings("ignore", "Using padding='same'")
 
 
