@@ -260,7 +260,7 @@ def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", "")
-    func = replaced.get(func, func)
+    called, func = func, replaced.get(func, func)
     if name == "__get__" or not torch.is_grad_enabled():
         return func(*args, **kwargs)
     kind = _class()
@@ -273,7 +273,7 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     given = list(tensors(args)) + list(tensors(kwargs))
     if func is Tensor.backward or func is torch.autograd.grad:
         return func(*args, **kwargs)
-    written = targets(func, args, kwargs)
+    written = targets(called, args, kwargs)
     writes = bool(written)
     plain_needs = any(type(t) is not kind and t.requires_grad for t in given)
     if plain_needs and not _shares_parameters(func, args):

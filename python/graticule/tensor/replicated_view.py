@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from graticule.tensor import functions
+from graticule.tensor.write_through import remember, write_through
 
 if TYPE_CHECKING:
     from graticule.tensor.domain_tensor import DomainTensor
 
 
 class ReplicatedView(Tensor):
-    """A plain tensor in all but this: it is a copy of what should be a view, so nothing may be written into it.
+    """A plain tensor in all but this: it is a copy of what should be a view, so nothing may be written into it, but for
+    what `write_through` can put where it was taken from.
 
     What is made of it is plain again, but for its views. Reading it after a write into the DomainTensor is refused too:
     it would show old values.
@@ -29,6 +31,13 @@ class ReplicatedView(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        value = write_through(func, args, kwargs)
+        if value is not None:
+            # Python puts it where the view came from once more, or the caller goes on with it as with the view.
+            view = args[0]
+            _mark(value, view._origin, _version(view._origin))
+            value._taken_from = view._taken_from  # type: ignore[attr-defined]
+            return value
         with torch._C.DisableTorchFunctionSubclass():
             given = [t for t in functions.tensors((args, kwargs)) if isinstance(t, ReplicatedView)]
             if getattr(func, "__name__", "") != "__get__":
@@ -40,6 +49,7 @@ class ReplicatedView(Tensor):
                 for view in given:
                     if type(t) is Tensor and _shares_memory(t, view):
                         _mark(t, view._origin, view._version_of_origin)
+                        remember(func, args, t)
             return result
 
     def _check(self, func: Any, written: bool) -> None:
@@ -73,11 +83,13 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
     for t in functions.tensors(result):
         if type(t) is kind and t._moved and t._is_view():
             t._version_when_made = _version(t)  # type: ignore[attr-defined]
+            remember(func, given, t)
         if type(t) is not Tensor:
             continue
         base = t._base if t._is_view() else given[0] if func in _VIEWS and t.is_inference() else None
         if isinstance(base, kind):
             _mark(t, base, _version(t))
+            remember(func, given, t)
     return result
 
 

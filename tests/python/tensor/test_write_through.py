@@ -1,0 +1,188 @@
+"""In-place calls on what an index takes from a DomainTensor, where that is a copy: rows of all ranks, moved rows."""
+
+import pytest
+import torch
+
+import graticule
+from support.ranks import failures, run_ranks
+from tensor.comparison import Cut, compare
+
+torch.manual_seed(0)
+
+
+def values(*shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype)
+
+
+def add_one(x):
+    x[..., -1, :] += 1
+
+
+def add_to_one_row(x, other):
+    x[:, 3] += other[:, 3]
+
+
+def all_operators(x):
+    x[:, 0] += 2
+    x[:, 1] -= 2
+    x[:, -1] *= 3
+    x[:, 2] /= 3
+    x[:, 2] **= 2
+    x[:, 4] %= 0.7
+
+
+def methods(x):
+    x[:, 0].add_(2, alpha=3)
+    x[:, 1].mul_(x[:, 2].clone())
+    x[:, 2].clamp_(min=0)
+    x[:, 3].masked_fill_(x[:, 3] > 0, 0.5)
+    x[:, 4].addcmul_(x[:, 5].clone(), x[:, 6].clone(), value=2)
+    x[:, 5].zero_()
+    x[:, -1].fill_(0.25)
+    x[:, -2].copy_(x[:, 0].clone())
+    torch.Tensor.add_(x[:, -3], 1)
+
+
+def moved_rows(x):
+    x[:, ::3] += 1
+    x[:, 1:5] *= 2
+    x[:, -2:] -= x[:, :2]
+    x[:, 2:3] += 1
+    x[:, 4:4] += 1
+
+
+def by_lists(x):
+    # A list of indices makes a copy in PyTorch too, which `+=` puts back.
+    x[:, [0, -1]] += 1
+    x[:, torch.tensor([True, False, False, True, False, False, True])] *= 2
+
+
+def of_a_view(x):
+    x.transpose(0, 1)[-1] += 1
+    x[0][2] *= 2
+    x[1][:, 1] += 1
+    x[2][3][4] -= 1
+    x[-1][-1] = 7
+
+
+def one_number(x):
+    x[1, 2, 3] += 1
+
+
+def across(x):
+    x[..., 2] += 1
+    x[0] *= 2
+
+
+def twice(x):
+    x[:, -1] += 1
+    x[:, -1] += x[:, -1]
+
+
+def rebound(x):
+    row = x[:, -1]
+    row += 1
+    row *= 2
+
+
+ONE = [add_one, all_operators, methods, moved_rows, by_lists, of_a_view, one_number, across, twice, rebound]
+
+
+@pytest.mark.parametrize("write", ONE)
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_as_uncut(write, dim):
+    def function(x):
+        y = x * 1
+        write(y)
+        return y, y * y
+
+    compare(function, Cut(values(3, 7, 5), dim))
+
+
+def test_another_tensor():
+    def function(x, other):
+        y = x * 1
+        add_to_one_row(y, other)
+        return y * y
+
+    compare(function, Cut(values(3, 7, 5), 1), Cut(values(3, 7, 5), 2))
+
+
+def test_a_replicated_value_has_its_whole_gradient():
+    def function(x, scale):
+        y = x * 1
+        y[:, -1] *= scale
+        y[:, 2:4] += scale
+        return y * y
+
+    compare(function, Cut(values(3, 7, 5), 1), values(5))
+
+
+def test_integers():
+    def body(domain):
+        whole = torch.arange(21).reshape(7, 3)
+        x = graticule.shard(whole.clone(), domain, dim=0)
+        x[-1] += 5
+        x[-2] |= 64
+        x[0] //= 2
+        x[1] ^= 5
+        x[2] &= 6
+        whole[-1] += 5
+        whole[-2] |= 64
+        whole[0] //= 2
+        whole[1] ^= 5
+        whole[2] &= 6
+        assert torch.equal(x.gather(), whole)
+        with pytest.raises(RuntimeError, match="can't be cast"):
+            x[-1] += 0.5
+        assert torch.equal(x.gather(), whole)
+
+    for size in (1, 2, 3):
+        run_ranks(size, body)
+
+
+def test_the_copy_is_out_of_date():
+    def body(domain):
+        x = graticule.shard(values(3, 7, 5), domain, dim=1)
+        row = x[:, -1]
+        row.add_(1)
+        row.sum()
+
+    found = failures(2, body)
+    assert len(found) == 2
+    assert all("take it again" in str(error) for error in found.values())
+
+
+@pytest.mark.parametrize("write", [torch.Tensor.sin_, torch.Tensor.normal_])
+def test_other_writes_are_refused(write):
+    found = failures(2, lambda domain: write(graticule.shard(values(3, 7, 5), domain, dim=1)[:, -1]))
+    assert len(found) == 2
+    assert all("would be lost" in str(error) for error in found.values())
+
+
+def test_a_leaf_is_refused_as_uncut():
+    def body(domain):
+        x = graticule.shard(values(3, 7, 5), domain, dim=1).requires_grad_()
+        x[:, -1] += 1
+
+    found = failures(2, body)
+    assert len(found) == 2
+    assert all("leaf" in str(error) for error in found.values())
+
+
+def test_without_gradients():
+    def body(domain):
+        whole = values(3, 7, 5)
+        whole.copy_(torch.arange(105.0).reshape(3, 7, 5))
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                x = graticule.shard(whole.clone(), domain, dim=1)
+                x[:, -1] += 1
+                x[:, 1:3] *= 2
+                expected = whole.clone()
+                expected[:, -1] += 1
+                expected[:, 1:3] *= 2
+                assert torch.equal(x.gather(), expected)
+
+    for size in (1, 2, 3):
+        run_ranks(size, body)
