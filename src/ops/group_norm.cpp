@@ -159,6 +159,8 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
     data["layer"] = a.layer;
     data["bias"] = bias.has_value() && bias->defined();
     ctx->mark_non_differentiable({mean, rstd});
+    // Else autograd makes zeros for the gradients of these two in every backward.
+    ctx->set_materialize_grads(false);
     return {y, mean, rstd};
   }
 

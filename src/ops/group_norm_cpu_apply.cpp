@@ -11,6 +11,7 @@
 #include "ops/group_norm_staging.hpp"
 #include "ops/group_norm_values.hpp"
 #include "ops/parallel_tasks.hpp"
+#include "ops/vector_lanes.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -33,6 +34,7 @@ void each_line(const Shape& shape, const Make& make) {
         work(plane * shape.pixels + i, std::min(line_block, last - i), plane);
       }
     }
+    finish_streaming();
   });
 }
 
@@ -58,7 +60,18 @@ void each_sheet(const Shape& shape, const Coefficients<T, K>& coefficients, cons
       if (!sheet.has_rest(chunk)) continue;
       work(sample * sample_size + sheet.rows * sheet.width, int64_t{1}, sheet.rest * shape.channels, columns);
     }
+    finish_streaming();
   });
+}
+
+// Whether a result is too large to stay in the caches: well above the second level and one core's share of the third.
+// It is written past them then, where the loops write it themselves
+// (docs/decisions/0016-large-results-past-the-caches.md).
+template <class S>
+bool past_caches(const Shape& shape) {
+  constexpr int64_t too_large = int64_t{8} << 20;
+  const int64_t bytes = shape.samples * shape.channels * shape.pixels * static_cast<int64_t>(sizeof(S));
+  return Staging<S>::in_place && bytes >= too_large;
 }
 
 at::Tensor result_like(const at::Tensor& x) {
@@ -70,12 +83,13 @@ template <class S>
 void affine(const S* x, S* y, const Shape& shape, bool sheets, const Coefficients<at::opmath_type<S>, 3>& of) {
   using T = at::opmath_type<S>;
   const auto& loops = group_norm_loops<T>();
+  const bool past = past_caches<S>(shape);
   if (sheets) {
     each_sheet<T, 3>(shape, of, [&](int64_t most) {
       return [&, in = Staging<S>(most), out = Staging<S>(most)](int64_t first, int64_t rows, int64_t width,
                                                                 const Coefficients<T, 3>& columns) mutable {
         loops.sheet_affine(in.read(x + first, rows * width), out.target(y + first), rows, width, columns[0].data(),
-                           columns[1].data(), columns[2].data());
+                           columns[1].data(), columns[2].data(), past);
         out.finish(y + first, rows * width);
       };
     });
@@ -83,7 +97,8 @@ void affine(const S* x, S* y, const Shape& shape, bool sheets, const Coefficient
   }
   each_line(shape, [&](int64_t most) {
     return [&, in = Staging<S>(most), out = Staging<S>(most)](int64_t first, int64_t n, int64_t plane) mutable {
-      loops.line_affine(in.read(x + first, n), out.target(y + first), n, of[0][plane], of[1][plane], of[2][plane]);
+      loops.line_affine(in.read(x + first, n), out.target(y + first), n, of[0][plane], of[1][plane], of[2][plane],
+                        past);
       out.finish(y + first, n);
     };
   });
@@ -95,13 +110,14 @@ void gradient(const S* g, const S* x, S* y, const Shape& shape, bool sheets,
               const Coefficients<at::opmath_type<S>, 4>& of) {
   using T = at::opmath_type<S>;
   const auto& loops = group_norm_loops<T>();
+  const bool past = past_caches<S>(shape);
   if (sheets) {
     each_sheet<T, 4>(shape, of, [&](int64_t most) {
       return [&, grads = Staging<S>(most), in = Staging<S>(most), out = Staging<S>(most)](
                  int64_t first, int64_t rows, int64_t width, const Coefficients<T, 4>& columns) mutable {
         loops.sheet_gradient(grads.read(g + first, rows * width), in.read(x + first, rows * width),
                              out.target(y + first), rows, width, columns[0].data(), columns[1].data(),
-                             columns[2].data(), columns[3].data());
+                             columns[2].data(), columns[3].data(), past);
         out.finish(y + first, rows * width);
       };
     });
@@ -111,7 +127,7 @@ void gradient(const S* g, const S* x, S* y, const Shape& shape, bool sheets,
     return [&, grads = Staging<S>(most), in = Staging<S>(most), out = Staging<S>(most)](int64_t first, int64_t n,
                                                                                         int64_t plane) mutable {
       loops.line_gradient(grads.read(g + first, n), in.read(x + first, n), out.target(y + first), n, of[0][plane],
-                          of[1][plane], of[2][plane], of[3][plane]);
+                          of[1][plane], of[2][plane], of[3][plane], past);
       out.finish(y + first, n);
     };
   });

@@ -69,6 +69,10 @@ void add_columns(const double* mean, const double* deviations, double count, int
   }
 }
 
+// So many rows of a chunk's first block give its centre. A quarter of the block: the block's number of rows times the
+// square of the distance between the means of the two is then at most four times its squared deviations.
+constexpr int64_t centring_rows = 16;
+
 // What the tasks of one thread work with.
 template <class S>
 struct SheetMoments {
@@ -89,17 +93,17 @@ struct SheetMoments {
 
   void take(const S* x, int64_t rows, int64_t before) {
     const T* values = staging.read(x, rows * sheet.width);
-    const auto run = [&] {
-      group_norm_loops<T>().sheet_moments(values, rows, sheet.width, centre.data(), scratch.data(),
+    const auto run = [&](int64_t count) {
+      group_norm_loops<T>().sheet_moments(values, count, sheet.width, centre.data(), scratch.data(),
                                           static_cast<double>(before), mean.data(), deviations.data());
     };
     if (before == 0) {
       std::copy(values, values + sheet.width, centre.begin());
       forget();
-      run();
+      run(std::min(rows, centring_rows));
       forget();
     }
-    run();
+    run(rows);
   }
 
   // x: the sample.

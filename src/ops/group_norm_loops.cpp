@@ -1,8 +1,8 @@
 #include "ops/group_norm_loops.hpp"
 
-#include <cstring>
+#include <algorithm>
 
-#include "ops/instruction_sets.hpp"
+#include "ops/vector_lanes.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -10,19 +10,6 @@ namespace {
 // The bodies are inlined into functions that name an instruction set, and compiled for it there. Sums are kept in
 // vectors of `Bytes`: without leave to reorder additions a compiler makes none of a plain loop.
 namespace body {
-
-template <class T, int Bytes>
-struct Lanes {
-  typedef T Vector __attribute__((vector_size(Bytes)));
-  static constexpr int64_t width = Bytes / sizeof(T);
-
-  static GRATICULE_INLINE void load(const T* from, Vector& to) { std::memcpy(&to, from, Bytes); }
-  static GRATICULE_INLINE double total(const Vector& v) {
-    double sum = 0;
-    for (int64_t i = 0; i < width; ++i) sum += static_cast<double>(v[i]);
-    return sum;
-  }
-};
 
 template <class T, int Bytes>
 GRATICULE_INLINE Moments line_moments(const T* x, int64_t n, T centre) {
@@ -82,40 +69,17 @@ GRATICULE_INLINE void line_products(const T* g, const T* x, int64_t n, T centre,
 }
 
 template <class T>
-GRATICULE_INLINE void line_affine(const T* __restrict x, T* __restrict y, int64_t n, T centre, T scale, T shift) {
-  for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - centre) * scale + shift;
-}
-
-template <class T>
-GRATICULE_INLINE void line_gradient(const T* __restrict g, const T* __restrict x, T* __restrict y, int64_t n, T factor,
-                                    T centre, T slope, T offset) {
-  for (int64_t i = 0; i < n; ++i) y[i] = g[i] * factor + ((x[i] - centre) * slope + offset);
-}
-
-template <class T>
 GRATICULE_INLINE void sheet_moments(const T* __restrict x, int64_t rows, int64_t width, T* __restrict centre,
                                     T* __restrict scratch, double before, double* __restrict mean,
                                     double* __restrict deviations) {
   T* __restrict sum = scratch;
   T* __restrict squares = scratch + width;
   for (int64_t i = 0; i < 2 * width; ++i) scratch[i] = 0;
-  int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) {
+  for (int64_t row = 0; row < rows; ++row) {
     const T* __restrict p = x + row * width;
-    for (int64_t i = 0; i < width; ++i) {
-      const T d0 = p[i] - centre[i];
-      const T d1 = p[i + width] - centre[i];
-      const T d2 = p[i + 2 * width] - centre[i];
-      const T d3 = p[i + 3 * width] - centre[i];
-      sum[i] += (d0 + d1) + (d2 + d3);
-      squares[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
-    }
-  }
-  for (; row < rows; ++row) {
-    const T* __restrict p = x + row * width;
+    for (int64_t i = 0; i < width; ++i) sum[i] += p[i] - centre[i];
     for (int64_t i = 0; i < width; ++i) {
       const T d = p[i] - centre[i];
-      sum[i] += d;
       squares[i] += d * d;
     }
   }
@@ -140,27 +104,11 @@ GRATICULE_INLINE void sheet_products(const T* __restrict g, const T* __restrict 
   T* __restrict product = scratch;
   T* __restrict sum = scratch + width;
   for (int64_t i = 0; i < 2 * width; ++i) scratch[i] = 0;
-  int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) {
+  for (int64_t row = 0; row < rows; ++row) {
     const T* __restrict p = x + row * width;
     const T* __restrict q = g + row * width;
-    for (int64_t i = 0; i < width; ++i) {
-      const T q0 = q[i];
-      const T q1 = q[i + width];
-      const T q2 = q[i + 2 * width];
-      const T q3 = q[i + 3 * width];
-      sum[i] += (q0 + q1) + (q2 + q3);
-      product[i] += (q0 * (p[i] - centre[i]) + q1 * (p[i + width] - centre[i])) +
-                    (q2 * (p[i + 2 * width] - centre[i]) + q3 * (p[i + 3 * width] - centre[i]));
-    }
-  }
-  for (; row < rows; ++row) {
-    const T* __restrict p = x + row * width;
-    const T* __restrict q = g + row * width;
-    for (int64_t i = 0; i < width; ++i) {
-      sum[i] += q[i];
-      product[i] += q[i] * (p[i] - centre[i]);
-    }
+    for (int64_t i = 0; i < width; ++i) sum[i] += q[i];
+    for (int64_t i = 0; i < width; ++i) product[i] += q[i] * (p[i] - centre[i]);
   }
   for (int64_t i = 0; i < width; ++i) {
     products[i] += static_cast<double>(product[i]);
@@ -168,26 +116,72 @@ GRATICULE_INLINE void sheet_products(const T* __restrict g, const T* __restrict 
   }
 }
 
+// A coefficient of its own for each value of a row, or one for all.
 template <class T>
-GRATICULE_INLINE void sheet_affine(const T* __restrict x, T* __restrict y, int64_t rows, int64_t width,
-                                   const T* __restrict centre, const T* __restrict scale, const T* __restrict shift) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* __restrict from = x + row * width;
-    T* __restrict to = y + row * width;
-    for (int64_t i = 0; i < width; ++i) to[i] = (from[i] - centre[i]) * scale[i] + shift[i];
+struct Each {
+  const T* values;
+  template <class L>
+  GRATICULE_INLINE void load(int64_t i, typename L::Vector& v) const {
+    L::load(values + i, v);
   }
+  GRATICULE_INLINE T operator[](int64_t i) const { return values[i]; }
+};
+template <class T>
+struct Same {
+  T value;
+  template <class L>
+  GRATICULE_INLINE void load(int64_t, typename L::Vector& v) const {
+    v = typename L::Vector{} + value;
+  }
+  GRATICULE_INLINE T operator[](int64_t) const { return value; }
+};
+
+// Values before the first that lies on a vector's boundary.
+template <class T, int Bytes>
+GRATICULE_INLINE int64_t values_before_boundary(const T* y, int64_t n) {
+  const auto beyond = static_cast<int64_t>(reinterpret_cast<uintptr_t>(y) % Bytes);
+  return std::min(n, (Bytes - beyond) % Bytes / static_cast<int64_t>(sizeof(T)));
 }
 
-template <class T>
-GRATICULE_INLINE void sheet_gradient(const T* __restrict g, const T* __restrict x, T* __restrict y, int64_t rows,
-                                     int64_t width, const T* __restrict factor, const T* __restrict centre,
-                                     const T* __restrict slope, const T* __restrict offset) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* __restrict p = x + row * width;
-    const T* __restrict q = g + row * width;
-    T* __restrict to = y + row * width;
-    for (int64_t i = 0; i < width; ++i) to[i] = q[i] * factor[i] + ((p[i] - centre[i]) * slope[i] + offset[i]);
+template <class T, int Bytes, class Store, class Of>
+GRATICULE_INLINE void affine(const T* x, T* y, int64_t n, Of centre, Of scale, Of shift) {
+  using L = Lanes<T, Bytes>;
+  const auto single = [&](int64_t i)
+                          __attribute__((always_inline)) { y[i] = (x[i] - centre[i]) * scale[i] + shift[i]; };
+  typename L::Vector v, c, s, t;
+  int64_t i = 0;
+  for (const int64_t first = values_before_boundary<T, Bytes>(y, n); i < first; ++i) single(i);
+  for (; i + L::width <= n; i += L::width) {
+    L::load(x + i, v);
+    centre.template load<L>(i, c);
+    scale.template load<L>(i, s);
+    shift.template load<L>(i, t);
+    v = (v - c) * s + t;
+    Store::put(y + i, v);
   }
+  for (; i < n; ++i) single(i);
+}
+
+template <class T, int Bytes, class Store, class Of>
+GRATICULE_INLINE void gradient(const T* g, const T* x, T* y, int64_t n, Of factor, Of centre, Of slope, Of offset) {
+  using L = Lanes<T, Bytes>;
+  const auto single = [&](int64_t i) __attribute__((always_inline)) {
+    y[i] = g[i] * factor[i] + ((x[i] - centre[i]) * slope[i] + offset[i]);
+  };
+  typename L::Vector u, v, f, c, s, o;
+  int64_t i = 0;
+  for (const int64_t first = values_before_boundary<T, Bytes>(y, n); i < first; ++i) single(i);
+  for (; i + L::width <= n; i += L::width) {
+    L::load(g + i, u);
+    L::load(x + i, v);
+    factor.template load<L>(i, f);
+    centre.template load<L>(i, c);
+    slope.template load<L>(i, s);
+    offset.template load<L>(i, o);
+    v = u * f + ((v - c) * s + o);
+    Store::put(y + i, v);
+  }
+  for (; i < n; ++i) single(i);
 }
 
 }  // namespace body
@@ -195,17 +189,29 @@ GRATICULE_INLINE void sheet_gradient(const T* __restrict g, const T* __restrict 
 #define GRATICULE_LOOPS(Name, bytes, target)                                                                           \
   template <class T>                                                                                                   \
   struct Name {                                                                                                        \
+    using E = body::Each<T>;                                                                                           \
+    using S = body::Same<T>;                                                                                           \
+    using Past = PastCaches##bytes;                                                                                    \
     target static Moments line_moments(const T* x, int64_t n, T centre) {                                              \
       return body::line_moments<T, bytes>(x, n, centre);                                                               \
     }                                                                                                                  \
     target static void line_products(const T* g, const T* x, int64_t n, T centre, double* sums) {                      \
       body::line_products<T, bytes>(g, x, n, centre, sums);                                                            \
     }                                                                                                                  \
-    target static void line_affine(const T* x, T* y, int64_t n, T centre, T scale, T shift) {                          \
-      body::line_affine(x, y, n, centre, scale, shift);                                                                \
+    target static void line_affine(const T* x, T* y, int64_t n, T centre, T scale, T shift, bool past_caches) {        \
+      if (past_caches) {                                                                                               \
+        body::affine<T, bytes, Past>(x, y, n, S{centre}, S{scale}, S{shift});                                          \
+      } else {                                                                                                         \
+        body::affine<T, bytes, IntoCaches>(x, y, n, S{centre}, S{scale}, S{shift});                                    \
+      }                                                                                                                \
     }                                                                                                                  \
-    target static void line_gradient(const T* g, const T* x, T* y, int64_t n, T factor, T centre, T slope, T offset) { \
-      body::line_gradient(g, x, y, n, factor, centre, slope, offset);                                                  \
+    target static void line_gradient(const T* g, const T* x, T* y, int64_t n, T factor, T centre, T slope, T offset,   \
+                                     bool past_caches) {                                                               \
+      if (past_caches) {                                                                                               \
+        body::gradient<T, bytes, Past>(g, x, y, n, S{factor}, S{centre}, S{slope}, S{offset});                         \
+      } else {                                                                                                         \
+        body::gradient<T, bytes, IntoCaches>(g, x, y, n, S{factor}, S{centre}, S{slope}, S{offset});                   \
+      }                                                                                                                \
     }                                                                                                                  \
     target static void sheet_moments(const T* x, int64_t rows, int64_t width, T* centre, T* scratch, double before,    \
                                      double* mean, double* deviations) {                                               \
@@ -216,12 +222,24 @@ GRATICULE_INLINE void sheet_gradient(const T* __restrict g, const T* __restrict 
       body::sheet_products(g, x, rows, width, centre, scratch, products, sums);                                        \
     }                                                                                                                  \
     target static void sheet_affine(const T* x, T* y, int64_t rows, int64_t width, const T* centre, const T* scale,    \
-                                    const T* shift) {                                                                  \
-      body::sheet_affine(x, y, rows, width, centre, scale, shift);                                                     \
+                                    const T* shift, bool past_caches) {                                                \
+      for (int64_t i = 0; i < rows * width; i += width) {                                                              \
+        if (past_caches) {                                                                                             \
+          body::affine<T, bytes, Past>(x + i, y + i, width, E{centre}, E{scale}, E{shift});                            \
+        } else {                                                                                                       \
+          body::affine<T, bytes, IntoCaches>(x + i, y + i, width, E{centre}, E{scale}, E{shift});                      \
+        }                                                                                                              \
+      }                                                                                                                \
     }                                                                                                                  \
     target static void sheet_gradient(const T* g, const T* x, T* y, int64_t rows, int64_t width, const T* factor,      \
-                                      const T* centre, const T* slope, const T* offset) {                              \
-      body::sheet_gradient(g, x, y, rows, width, factor, centre, slope, offset);                                       \
+                                      const T* centre, const T* slope, const T* offset, bool past_caches) {            \
+      for (int64_t i = 0; i < rows * width; i += width) {                                                              \
+        if (past_caches) {                                                                                             \
+          body::gradient<T, bytes, Past>(g + i, x + i, y + i, width, E{factor}, E{centre}, E{slope}, E{offset});       \
+        } else {                                                                                                       \
+          body::gradient<T, bytes, IntoCaches>(g + i, x + i, y + i, width, E{factor}, E{centre}, E{slope}, E{offset}); \
+        }                                                                                                              \
+      }                                                                                                                \
     }                                                                                                                  \
     static constexpr GroupNormLoops<T> all{line_moments,  line_products,  line_affine,  line_gradient,                 \
                                            sheet_moments, sheet_products, sheet_affine, sheet_gradient};               \

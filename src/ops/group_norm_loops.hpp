@@ -26,6 +26,8 @@ struct Moments {
 
 /// T is float or double. Sums run in T over at most `block` terms a lane and go on in double. Ranges do not overlap.
 ///
+/// What is written `past_caches` may be read by other threads after finish_streaming() (ops/vector_lanes.hpp).
+///
 /// A "line" is n values that share their coefficients. A "sheet" is rows x width values, one coefficient a column.
 ///
 /// Moments are those of the values less a centre, moved back. They lose no digits where the centre is the mean of the
@@ -37,9 +39,10 @@ struct GroupNormLoops {
   /// Adds sum(g * (x - centre)) to sums[0], sum(g) to sums[1].
   void (*line_products)(const T* g, const T* x, int64_t n, T centre, double* sums);
   /// y = (x - centre) * scale + shift.
-  void (*line_affine)(const T* x, T* y, int64_t n, T centre, T scale, T shift);
+  void (*line_affine)(const T* x, T* y, int64_t n, T centre, T scale, T shift, bool past_caches);
   /// y = g * factor + (x - centre) * slope + offset.
-  void (*line_gradient)(const T* g, const T* x, T* y, int64_t n, T factor, T centre, T slope, T offset);
+  void (*line_gradient)(const T* g, const T* x, T* y, int64_t n, T factor, T centre, T slope, T offset,
+                        bool past_caches);
 
   /// Takes the sheet's columns into `mean` and `deviations`, which hold those of `before` rows, and leaves the columns'
   /// means in `centre`. scratch: 2 * width values.
@@ -48,9 +51,10 @@ struct GroupNormLoops {
   /// Adds the columns' sum(g * (x - centre)) to `products`, their sum(g) to `sums`. scratch: 2 * width values.
   void (*sheet_products)(const T* g, const T* x, int64_t rows, int64_t width, const T* centre, T* scratch,
                          double* products, double* sums);
-  void (*sheet_affine)(const T* x, T* y, int64_t rows, int64_t width, const T* centre, const T* scale, const T* shift);
+  void (*sheet_affine)(const T* x, T* y, int64_t rows, int64_t width, const T* centre, const T* scale, const T* shift,
+                       bool past_caches);
   void (*sheet_gradient)(const T* g, const T* x, T* y, int64_t rows, int64_t width, const T* factor, const T* centre,
-                         const T* slope, const T* offset);
+                         const T* slope, const T* offset, bool past_caches);
 };
 
 /// One set for each instruction set that this machine has, the widest last.

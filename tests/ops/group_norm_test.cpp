@@ -294,11 +294,11 @@ Steps run_steps(const GroupNormSteps& steps, const at::Tensor& x, const at::Tens
   return s;
 }
 
-TEST(GroupNormSteps, AreTheSameWithAtenAndInLoops) {
-  for (const at::ScalarType dtype : all_types) {
+void expect_as_with_aten(at::IntArrayRef shape, at::ArrayRef<at::ScalarType> types) {
+  for (const at::ScalarType dtype : types) {
     for (const at::MemoryFormat format : formats(4)) {
-      const at::Tensor x = random_like({2, 12, 9, 14}, dtype, 1).contiguous(format);
-      const at::Tensor grad = random_like({2, 12, 9, 14}, dtype, 2).contiguous(format);
+      const at::Tensor x = random_like(shape, dtype, 1).contiguous(format);
+      const at::Tensor grad = random_like(shape, dtype, 2).contiguous(format);
       const std::vector<at::Tensor> loops = run_steps(cpu_group_norm_steps(), x, grad, 3).all();
       const std::vector<at::Tensor> aten = run_steps(aten_group_norm_steps(), x, grad, 3).all();
       for (size_t i = 0; i < loops.size(); ++i) {
@@ -309,11 +309,20 @@ TEST(GroupNormSteps, AreTheSameWithAtenAndInLoops) {
   }
 }
 
+TEST(GroupNormSteps, AreTheSameWithAtenAndInLoops) { expect_as_with_aten({2, 12, 9, 14}, all_types); }
+
+// 8 MiB and more are written past the caches.
+TEST(GroupNormSteps, AreTheSameWithAtenWhereResultsAreLarge) {
+  expect_as_with_aten({2, 12, 301, 307}, {at::kDouble, at::kFloat});
+}
+
 TEST(GroupNormSteps, DoNotDependOnTheNumberOfThreads) {
   const int before = at::get_num_threads();
-  for (const at::MemoryFormat format : formats(4)) {
-    const at::Tensor x = random_like({2, 12, 90, 301}, at::kFloat, 1).contiguous(format);
-    const at::Tensor grad = random_like({2, 12, 90, 301}, at::kFloat, 2).contiguous(format);
+  for (const auto& [format, rows] :
+       {std::pair(at::MemoryFormat::Contiguous, 90), std::pair(at::MemoryFormat::Contiguous, 307),
+        std::pair(at::MemoryFormat::ChannelsLast, 90), std::pair(at::MemoryFormat::ChannelsLast, 307)}) {
+    const at::Tensor x = random_like({2, 12, rows, 301}, at::kFloat, 1).contiguous(format);
+    const at::Tensor grad = random_like({2, 12, rows, 301}, at::kFloat, 2).contiguous(format);
     at::set_num_threads(1);
     const std::vector<at::Tensor> one = run_steps(cpu_group_norm_steps(), x, grad, 3).all();
     for (const int threads : {2, 3, 7}) {
@@ -327,7 +336,7 @@ TEST(GroupNormSteps, DoNotDependOnTheNumberOfThreads) {
 
 // Every result of a set of loops on a sheet of rows x width values, and on the same values as a line, in one list.
 template <class T>
-std::vector<double> run_loops(const GroupNormLoops<T>& loops, int64_t rows, int64_t width) {
+std::vector<double> run_loops(const GroupNormLoops<T>& loops, int64_t rows, int64_t width, bool past_caches) {
   const auto values = [](int64_t count, int64_t seed) {
     const at::Tensor t = random_like({count}, c10::CppTypeToScalarType<T>::value, seed);
     return std::vector<T>(t.const_data_ptr<T>(), t.const_data_ptr<T>() + count);
@@ -348,9 +357,9 @@ std::vector<double> run_loops(const GroupNormLoops<T>& loops, int64_t rows, int6
   loops.line_products(g.data(), x.data(), n, a[0], sums.data());
   keep(sums);
   std::vector<T> y(n);
-  loops.line_affine(x.data(), y.data(), n, a[0], b[0], c[0]);
+  loops.line_affine(x.data(), y.data(), n, a[0], b[0], c[0], past_caches);
   keep(y);
-  loops.line_gradient(g.data(), x.data(), y.data(), n, a[0], b[0], c[0], d[0]);
+  loops.line_gradient(g.data(), x.data(), y.data(), n, a[0], b[0], c[0], d[0], past_caches);
   keep(y);
 
   std::vector<T> centre = a;
@@ -361,9 +370,9 @@ std::vector<double> run_loops(const GroupNormLoops<T>& loops, int64_t rows, int6
   keep(centre), keep(first), keep(second);
   loops.sheet_products(g.data(), x.data(), rows, width, a.data(), scratch.data(), first.data(), second.data());
   keep(first), keep(second);
-  loops.sheet_affine(x.data(), y.data(), rows, width, a.data(), b.data(), c.data());
+  loops.sheet_affine(x.data(), y.data(), rows, width, a.data(), b.data(), c.data(), past_caches);
   keep(y);
-  loops.sheet_gradient(g.data(), x.data(), y.data(), rows, width, a.data(), b.data(), c.data(), d.data());
+  loops.sheet_gradient(g.data(), x.data(), y.data(), rows, width, a.data(), b.data(), c.data(), d.data(), past_caches);
   keep(y);
   return results;
 }
@@ -372,9 +381,10 @@ template <class T>
 void expect_equal_sets() {
   const auto sets = runnable_group_norm_loops<T>();
   for (const auto& [rows, width] : {std::pair(1, 1), std::pair(5, 3), std::pair(7, 64), std::pair(13, 101)}) {
-    const std::vector<double> expected = run_loops(*sets[0], rows, width);
-    for (size_t set = 1; set < sets.size(); ++set) {
-      const std::vector<double> actual = run_loops(*sets[set], rows, width);
+    const std::vector<double> expected = run_loops(*sets[0], rows, width, false);
+    for (size_t set = 0; set < sets.size(); ++set) {
+      const std::vector<double> actual = run_loops(*sets[set], rows, width, false);
+      EXPECT_EQ(run_loops(*sets[set], rows, width, true), actual) << rows << " x " << width << ", set " << set;
       ASSERT_EQ(actual.size(), expected.size());
       for (size_t i = 0; i < actual.size(); ++i) {
         // Values are of the order of one, sums of as many as a sheet has.
