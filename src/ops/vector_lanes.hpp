@@ -40,19 +40,19 @@ struct IntoCaches {
 // one is inlined itself.
 struct PastCaches16 {
   template <class Vector>
-  static inline void put(void* to, const Vector& v) {
+  static void put(void* to, const Vector& v) {
     _mm_stream_si128(static_cast<__m128i*>(to), reinterpret_cast<const __m128i&>(v));
   }
 };
 struct PastCaches32 {
   template <class Vector>
-  GRATICULE_AVX2 static inline void put(void* to, const Vector& v) {
+  GRATICULE_AVX2 static void put(void* to, const Vector& v) {
     _mm256_stream_si256(static_cast<__m256i*>(to), reinterpret_cast<const __m256i&>(v));
   }
 };
 struct PastCaches64 {
   template <class Vector>
-  GRATICULE_AVX512 static inline void put(void* to, const Vector& v) {
+  GRATICULE_AVX512 static void put(void* to, const Vector& v) {
     _mm512_stream_si512(static_cast<__m512i*>(to), reinterpret_cast<const __m512i&>(v));
   }
 };
