@@ -14,6 +14,8 @@ def test_rows_memory_and_no_messages():
     found = graticule.plan(fine, (1, 3, 21, 8), 3)
     assert torch.ops.graticule.messages_sent() == sent
     assert found.levels == {21: [7, 7, 7], 11: [3, 4, 4]}
+    assert found.modules == {21: ["0", "1", "2", "3"], 11: ["4"]}
+    assert "21 rows: 3 x 7" in str(found)
     assert found.gathers == []
     assert found.parameters == sum(4 * p.numel() for p in fine().parameters())
     assert found.serial_activations / 3 < found.activations < found.serial_activations / 2

@@ -46,6 +46,8 @@ def summary(found: Report) -> str:
     lines = [f"{'moved':12}{'times':>7}{'bytes':>14}{'ms':>10}  {'op':44}  module"]
     for (moved, op, module), (times, size, spent) in sorted(totals.items(), key=lambda item: -item[1][1]):
         lines.append(f"{moved:12}{times:7}{size:14}{spent:10.2f}  {op:44}  {module or 'the backward pass'}")
+    times, size, spent = (sum(total[i] for total in totals.values()) for i in range(3))
+    lines.append(f"{'total':12}{times:7}{size:14}{spent:10.2f}")
     return "\n".join(lines)
 
 

@@ -21,9 +21,10 @@ from graticule.verification.passes import named_tensors
 class Plan:
     """What each of `ranks` ranks would need for one forward and backward pass.
 
-    `levels`: rows of the whole grid, as the model goes through them, to rows of each rank. `bytes`: sent by the rank
-    that sends most. `parameters`, `activations`: bytes of memory, the latter what autograd keeps, of the rank that
-    keeps most; `serial_activations` on one device. `gathers`: module and op of what would be gathered whole.
+    `levels`: rows of the whole grid, as the model goes through them, to rows of each rank; `modules`: to the modules
+    without children whose results have so many. `bytes`: sent by the rank that sends most. `parameters`, `activations`:
+    bytes of memory, the latter what autograd keeps, of the rank that keeps most; `serial_activations` on one device.
+    `gathers`: module and op of what would be gathered whole.
     """
 
     ranks: int
@@ -33,10 +34,13 @@ class Plan:
     activations: int
     serial_activations: int
     gathers: list[tuple[str, str]]
+    modules: dict[int, list[str]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [f"{self.ranks} ranks"]
-        rows += [f"  {level:6} rows: {_runs(each)}" for level, each in self.levels.items()]
+        cuts = {level: f"  {level:6} rows: {_runs(each)}" for level, each in self.levels.items()}
+        width = max(map(len, cuts.values()), default=0)
+        rows += [f"{text:{width}}  {_some(self.modules.get(level, []))}".rstrip() for level, text in cuts.items()]
         rows.append(f"  sent a step:  {_size(self.bytes)}")
         rows.append(f"  parameters:   {_size(self.parameters)}, with their gradients {_size(2 * self.parameters)}")
         share = self.activations / self.serial_activations if self.serial_activations else 1.0
@@ -81,7 +85,7 @@ def plan(
         with fake_rank(rank, ranks) as messages, reports.report(model=model) as report:
             x = from_local(torch.empty(own, dtype=dtype, device="meta"), messages.domain, dim, rows=shape[dim])
             with saved_bytes(model) as saved:
-                _step(model, x, result.levels)
+                _step(model, x, result)
         result.bytes = max(result.bytes, messages.bytes)
         result.activations = max(result.activations, sum(saved))
         if not result.gathers:
@@ -89,14 +93,20 @@ def plan(
     return result
 
 
-def _step(model: nn.Module, x: Tensor, levels: dict[int, list[int]] | None = None) -> None:
+def _step(model: nn.Module, x: Tensor, found: Plan | None = None) -> None:
+    names = {module: name for name, module in model.named_modules() if next(module.children(), None) is None}
+
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        for t in named_tensors((args, output)).values():
-            if isinstance(t, DomainTensor) and levels is not None:
-                cut = t._cut
-                levels.setdefault(
-                    cut.rows, [end - begin for begin, end in zip(cut.offsets[:-1], cut.offsets[1:], strict=True)]
-                )
+        for name, t in named_tensors((args, output)).items():
+            if not isinstance(t, DomainTensor) or found is None:
+                continue
+            offsets = t._cut.offsets
+            rows = [end - begin for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
+            found.levels.setdefault(t._cut.rows, rows)
+            made = found.modules.setdefault(t._cut.rows, [])
+            # Of the arguments and the output, the latter.
+            if name.startswith("1") and module in names and names[module] not in made:
+                made.append(names[module])
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
@@ -123,6 +133,10 @@ def _runs(counts: list[int]) -> str:
         else:
             runs.append([1, count])
     return ", ".join(f"{times} x {count}" if times > 1 else str(count) for times, count in runs)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _size(count: float) -> str:

@@ -68,6 +68,8 @@ class Report:
         cells = [header] + [
             (c.module, c.op, c.moved, str(c.bytes), f"{c.milliseconds:.3f}", c.line) for c in self.calls
         ]
+        spent = sum(c.milliseconds for c in self.calls)
+        cells.append(("total", "", "", str(self.bytes), f"{spent:.3f}", ""))
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
         return "\n".join(
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
