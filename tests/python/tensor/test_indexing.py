@@ -124,3 +124,14 @@ def test_errors_on_every_rank(function):
     errors = failures(3, lambda domain: function(graticule.shard(X, domain)))
     assert len(errors) == 3
     assert all(isinstance(error, IndexError) for error in errors.values())
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_one_hot(dim):
+    classes = torch.tensor([[0, 1, 2, 1], [2, 0, 1, 5], [1, 1, 3, 0]])
+    compare(lambda y: F.one_hot(y, 7), Cut(classes, dim), gradients=False)
+    compare(lambda y: F.one_hot(y), Cut(classes, dim), gradients=False)
+    for wrong, options in ((classes, 3), (classes - 1, 9), (classes - 1, -1)):
+        found = failures(2, lambda domain, y=wrong, n=options: F.one_hot(graticule.shard(y, domain, dim=dim), n))
+        assert len(found) == 2
+        assert all("Class values must be" in str(error) for error in found.values())
