@@ -5,9 +5,7 @@
 
 #include "graticule/comm/collectives.hpp"
 #include "graticule/comm/domain.hpp"
-#include "graticule/comm/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
-#include "graticule/rows/partition.hpp"
 #include "ops/cut_checks.hpp"
 #include "ops/group_norm_steps.hpp"
 
@@ -53,13 +51,7 @@ comm::Domain checked_domain(const at::Tensor& x, const Arguments& a) {
   TORCH_CHECK_VALUE(x.dim() >= 2 && a.dim >= 0 && a.dim < x.dim() && a.dim != 1, a.layer,
                     ": expected (N, C, ...) cut along another dimension than the channels, got ", x.dim(),
                     " dimensions, cut along ", a.dim, rank_text(domain));
-  const int64_t rows = rows::Partition(a.offsets).interval(domain.rank()).size();
-  if (x.size(a.dim) != rows) {
-    const std::string message = c10::str(a.layer, ": expected ", rows, " rows in dimension ", a.dim, ", got ",
-                                         x.size(a.dim), rank_text(domain));
-    comm::poison(domain, message);
-    TORCH_CHECK_VALUE(false, message);
-  }
+  check_own_rows(x, a.dim, a.offsets, a.layer, domain);
   return domain;
 }
 

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 
+#include "graticule/comm/exchange.hpp"
+
 namespace graticule::ops {
 
 std::string rank_text(const comm::Domain& domain) {
@@ -12,6 +14,16 @@ std::string rank_text(const comm::Domain& domain) {
 bool under_autocast(const at::Tensor& x) {
   const c10::DeviceType device = x.device().type();
   return at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
+}
+
+void check_own_rows(const at::Tensor& x, int64_t dim, const std::vector<int64_t>& offsets, const std::string& layer,
+                    const comm::Domain& domain) {
+  const int64_t rows = rows::Partition(offsets).interval(domain.rank()).size();
+  if (x.size(dim) == rows) return;
+  const std::string message =
+      c10::str(layer, ": expected ", rows, " rows in dimension ", dim, ", got ", x.size(dim), rank_text(domain));
+  comm::poison(domain, message);
+  TORCH_CHECK_VALUE(false, message);
 }
 
 void check_cut(const at::Tensor& x, const Cut& cut, const comm::Domain& domain) {

@@ -6,7 +6,6 @@
 
 #include "graticule/comm/collectives.hpp"
 #include "graticule/comm/domain.hpp"
-#include "graticule/comm/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "ops/autograd_support.hpp"
 #include "ops/cut_checks.hpp"
@@ -56,13 +55,7 @@ comm::Facts call_facts(const at::Tensor& x, const Arguments& a, const char* dire
 
 Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
-  const rows::Partition partition(a.in_offsets);
-  if (x.size(a.dim) != partition.interval(domain.rank()).size()) {
-    const std::string message = c10::str(a.layer, ": expected ", partition.interval(domain.rank()).size(),
-                                         " rows in dimension ", a.dim, ", got ", x.size(a.dim), rank_text(domain));
-    comm::poison(domain, message);
-    TORCH_CHECK_VALUE(false, message);
-  }
+  check_own_rows(x, a.dim, a.in_offsets, a.layer, domain);
   const GroupNormSteps& steps = group_norm_steps(x, weight, bias);
   const at::Tensor input = steps.prepare(x, x);
   const std::vector<at::Tensor> moments =
