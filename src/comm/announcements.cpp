@@ -40,9 +40,11 @@ void check_announcement(const Domain& domain, const MessageHeader& came, const M
   }
   if (came.magic != MessageHeader::magic_number || came.kind != MessageKind::announce || came.tag != expected.tag ||
       came.bytes != expected.bytes) {
-    fail(domain,
-         c10::str(what, ": expected ", expected.bytes, " bytes from rank ", message.peer, ", which sends ", came.bytes,
-                  ", or another layer, shape or dtype: the ranks do not make the same calls", where(domain)));
+    const std::string got = came.magic != MessageHeader::magic_number || came.bytes == expected.bytes
+                                ? "one of another layer, shape or dtype"
+                                : c10::str("one of ", came.bytes);
+    fail(domain, c10::str(what, ": expected a message of ", expected.bytes, " bytes from rank ", message.peer, ", got ",
+                          got, ": the ranks do not make the same calls", where(domain)));
   }
 }
 

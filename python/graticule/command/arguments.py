@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from graticule.command import cut_runs, plans
+from graticule.command.building import builder, data_type
 
 
 def _numbers(text: str) -> list[int]:
@@ -42,7 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Ends with one line where an argument is wrong, before any rank is started."""
+    builder(given.model)
+    data_type(given)
+    dims = len(given.shape)
+    if not -dims <= given.dim < dims:
+        parser.error(f"--dim: expected one of {-dims} to {dims - 1} for a shape of {dims} sizes, got {given.dim}")
+    for ranks in given.ranks if isinstance(given.ranks, list) else [given.ranks]:
+        if ranks < 1:
+            parser.error(f"--ranks: expected at least one, got {ranks}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    _check(parser, given)
     return given.run(given)

@@ -9,6 +9,10 @@ from torch import Tensor
 
 Interval = tuple[int, int]
 
+# Sums of so many bytes are gathered and added in rank order, larger ones are left to the transport
+# (src/comm/collectives.cpp).
+_MOST_ORDERED_BYTES = 64 << 10
+
 
 def _common(a: Interval, b: Interval) -> int:
     return max(min(a[1], b[1]) - max(a[0], b[0]), 0)
@@ -113,7 +117,8 @@ def bytes_sent(op: Any, args: Any, kwargs: Any, rank: int, ranks: int) -> int:
     given = {argument.name: argument.default_value for argument in op._schema.arguments}
     given |= dict(zip(names, args, strict=False)) | kwargs
     if name == "all_reduce_sum_":
-        return (ranks - 1) * given["x"].numel() * given["x"].element_size()
+        size = given["x"].numel() * given["x"].element_size()
+        return (ranks - 1) * size if size <= _MOST_ORDERED_BYTES else size
     if name in ("group_norm_forward", "group_norm_backward"):
         return _statistics(given, ranks)
     return _BYTES[name](given, rank) if name in _BYTES else 0

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from graticule.domain import Domain
 from graticule.tensor import functions
+from graticule.tensor.call_facts import run
 from graticule.tensor.cut import Cut
 from graticule.tensor.eagerly import eagerly
 from graticule.tensor.registry import find_rule
-from graticule.tensor.replicated_view import mark_views, refuse_out_of_date
+from graticule.tensor.replicated_view import mark_views, refuse_lost_writes, refuse_out_of_date
 from graticule.tensor.write_through import write_through
 
 
@@ -133,6 +134,7 @@ class DomainTensor(Tensor):
             return origin[index]
         with torch._C.DisableTorchFunctionSubclass():
             refuse_out_of_date(func, args, cls)
+            refuse_lost_writes(func, args, kwargs or {})
             return mark_views(func, functions.call(func, args, kwargs or {}), cls, args)
 
     @classmethod
@@ -142,7 +144,7 @@ class DomainTensor(Tensor):
     ) -> Any:
         # A plain loss begins a backward pass with torch functions on: what an op is made of is no business of theirs.
         with torch._C.DisableTorchFunctionSubclass():
-            return find_rule(func)(func, *args, **(kwargs or {}))
+            return run(func, args, kwargs or {}, find_rule(func))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         with torch._C.DisableTorchFunctionSubclass():
@@ -157,6 +159,16 @@ class DomainTensor(Tensor):
         raise TypeError(
             f"numpy: rank {self._cut.domain.rank}: expected a plain tensor, got a DomainTensor of shape "
             f"{list(self.shape)}; take .local for this rank's rows, or .gather() on every rank for the whole"
+        )
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as numpy is."""
+        return self.numpy()
+
+    def apply_(self, callable: Any) -> Any:
+        """Refused: a function of Python on values that other ranks have."""
+        raise TypeError(
+            f"apply_: rank {self._cut.domain.rank}: a DomainTensor's values are changed by torch's functions"
         )
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:

@@ -190,7 +190,9 @@ def targets(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
         writes = func._schema.is_mutable
     else:
         writes = name.endswith("_") and not name.endswith("__") or name in _IN_PLACE_OPERATORS
-    written = list(tensors(args[0])) if writes and args else []
+        writes = writes or bool(kwargs.get("inplace"))
+    first = args[0] if args else next((kwargs[key] for key in ("input", "self", "tensor") if key in kwargs), ())
+    written = list(tensors(first)) if writes else []
     return written + list(tensors(kwargs["out"])) if "out" in kwargs else written
 
 
@@ -289,7 +291,7 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if not writes:
         _keep_gradients_cut(result, given, kind)
     for t in written:
-        if type(t) is kind and t.requires_grad and t._is_view():
+        if type(t) is kind and t.requires_grad and (t._is_view() or called is Tensor.__setitem__):
             # Backward writes into the same view of the base's gradient: by another cut its rows might have to move.
-            _keep_cut(t._base)
+            _keep_cut(t._base if t._is_view() else t)
     return result

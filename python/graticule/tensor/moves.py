@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graticule.domain import Domain
 from graticule.tensor import report
+from graticule.tensor.call_facts import described
 from graticule.tensor.cut import Cut
 
 _ops = torch.ops.graticule
@@ -84,7 +85,7 @@ def recut(local: Tensor, old: Cut, new: Cut) -> Tensor:
 
 def all_to_all(values: Tensor, going: list[int], coming: list[int], domain: Domain, what: str) -> Tensor:
     """Flat values, going[r] of them for each rank r, for those that come from each."""
-    return _ops.all_to_all(values, going, coming, domain.group_name, what)
+    return _ops.all_to_all(values, going, coming, domain.group_name, described(what))
 
 
 def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
@@ -96,7 +97,7 @@ def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
     with report.move("reduction"):
         if not local.is_contiguous():
             local = local.contiguous()
-        return _ops.all_reduce_sum_(local, domain.group_name, what)
+        return _ops.all_reduce_sum_(local, domain.group_name, described(what))
 
 
 def refuse_write(op: Any, target: Any) -> None:

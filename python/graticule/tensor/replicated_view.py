@@ -47,6 +47,10 @@ class ReplicatedView(Tensor):
             result = functions.call(func, args, kwargs)
             for t in functions.tensors(result):
                 for view in given:
+                    if t is view and getattr(func, "__name__", "") == "contiguous":
+                        # A copy where the uncut row has gaps, itself where it has none: not to be written into.
+                        result = torch.Tensor.view_as(view, view)
+                        _mark(result, view._origin, view._version_of_origin)
                     if type(t) is Tensor and _shares_memory(t, view):
                         _mark(t, view._origin, view._version_of_origin)
                         remember(func, args, t)
@@ -99,8 +103,17 @@ def refuse_out_of_date(func: Any, args: Any, kind: type[DomainTensor]) -> None:
         return
     for argument in args:
         for t in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if type(t) is ReplicatedView:
+                t._check(func, False)
             if type(t) is kind and t._moved and _version(t) != getattr(t, "_version_when_made", _version(t)):
                 raise RuntimeError(_out_of_date(getattr(func, "__name__", func), t._cut.domain.rank))
+
+
+def refuse_lost_writes(func: Any, args: Any, kwargs: Any) -> None:
+    """RuntimeError where a call beside DomainTensors would write into a row that is a copy."""
+    for t in functions.targets(func, args, kwargs):
+        if type(t) is ReplicatedView:
+            t._check(func, True)
 
 
 def _out_of_date(name: Any, rank: int) -> str:

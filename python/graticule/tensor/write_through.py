@@ -11,8 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from graticule.tensor import functions
+
+
+def _filled(view: Tensor, value: Any) -> Any:
+    return torch.zeros_like(view) + value.to(view.dtype) if isinstance(value, Tensor) else torch.full_like(view, value)
 
 
 def _with_values(view: Tensor, index: Any, values: Any) -> Tensor:
@@ -36,16 +41,21 @@ _WITHOUT_WRITING: dict[str, Callable[..., Tensor]] = {
     "__ior__": torch.bitwise_or,
     "__ixor__": torch.bitwise_xor,
     "zero_": torch.zeros_like,
-    "fill_": torch.full_like,
-    "copy_": lambda view, source, non_blocking=False: source.to(view.dtype, copy=True),
+    "fill_": _filled,
+    "copy_": lambda view, src, non_blocking=False: src.to(view.dtype, copy=True),
     "__setitem__": _with_values,
 }
+
+
+def _as_it_is(entry: Any) -> Any:
+    """An index's entry that stays when its tensor is written into."""
+    return entry.clone() if isinstance(entry, Tensor) else entry
 
 
 def remember(func: Any, args: Any, view: Any) -> None:
     """Notes on a copy that `func(*args)` took by an index what it was taken from."""
     if getattr(func, "__name__", "") == "__getitem__":
-        view._taken_from = (args[0], args[1])
+        view._taken_from = (args[0], pytree.tree_map(_as_it_is, args[1]))
 
 
 def _taken_again(view: Any) -> Any:
@@ -71,6 +81,7 @@ def write_through(func: Any, args: Any, kwargs: Any) -> Tensor | None:
             value = functions.as_whole(value)
     if not torch.can_cast(value.dtype, view.dtype):
         raise RuntimeError(f"result type {value.dtype} can't be cast to the desired output type {view.dtype}")
+    value = value.to(view.dtype)
     if value.shape != view.shape:
         value = value.expand(view.shape).clone()
     origin[index] = value

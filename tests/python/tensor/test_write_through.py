@@ -186,3 +186,83 @@ def test_without_gradients():
 
     for size in (1, 2, 3):
         run_ranks(size, body)
+
+
+def test_a_gradient_cut_otherwise_goes_through_a_written_row():
+    def written(x, y):
+        w = y * 1
+        w[..., 0] = 0
+        w[..., 1] -= 1
+        return x + w
+
+    compare(written, Cut(values(4, 7, 5), 2), Cut(values(4, 7, 5), 0))
+    compare(written, Cut(values(4, 7, 5), 0), Cut(values(4, 7, 5), 2))
+
+
+def test_an_index_that_changes_later():
+    def function(x):
+        y, i = x * 1, torch.tensor(2)
+        row = y[:, i]
+        i += 1
+        row += 5
+        return y * y
+
+    compare(function, Cut(values(3, 7, 5), 1))
+
+
+def test_the_type_stays():
+    def body(domain):
+        x = graticule.shard(values(3, 7, 5, dtype=torch.float32), domain, dim=1)
+        row = x[:, 3]
+        row += values(3, 5)
+        assert row.dtype == torch.float32
+
+    run_ranks(2, body)
+
+
+def test_values_that_fill():
+    def function(x):
+        y = x * 1
+        y[:, 0].fill_(y[0, 0, 0])
+        y[:, 1].fill_(value=2)
+        return y * y
+
+    compare(function, Cut(values(3, 7, 5), 1))
+
+
+LOST = {
+    "relu": lambda x: torch.nn.functional.relu(x[:, 3], inplace=True),
+    "dropout": lambda x: torch.nn.functional.dropout(x[:, 3], 0.5, True, True),
+    "a module": lambda x: torch.nn.SiLU(inplace=True)(x[:, 3]),
+    "initialised": lambda x: torch.nn.init.constant_(x[:, 3], 2.0),
+    "by keyword": lambda x: torch.relu_(input=x[:, 3]),
+    "out": lambda x: torch.sum(x, 1, out=x[:, 3]),
+    "a copy": lambda x: x[:, 3].contiguous().add_(1),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_writes_that_would_be_lost_are_refused(name):
+    found = failures(2, lambda domain: LOST[name](graticule.shard(values(3, 7, 5), domain, dim=1)))
+    assert len(found) == 2
+    assert all("would be lost" in str(error) for error in found.values()), found
+
+
+STALE = {
+    "times": lambda x, row: x * row,
+    "where": lambda x, row: torch.where(x[:, :5] > 0, x[:, :5], row[:, None]),
+    "written": lambda x, row: x.__setitem__((slice(None), 1), row),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_old_rows_are_refused_beside_a_domain_tensor(name):
+    def body(domain):
+        x = graticule.shard(values(3, 7, 5), domain, dim=1)
+        row = x[:, 3]
+        x += 1
+        STALE[name](x, row)
+
+    found = failures(2, body)
+    assert len(found) == 2
+    assert all("take it again" in str(error) for error in found.values()), found

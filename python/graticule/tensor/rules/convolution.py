@@ -24,6 +24,7 @@ def convolution(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *option
     """Rows of the result by its balanced cut, or by x's where the result has as many rows."""
     if not _takes(x, weight, bias):
         return NotImplemented
+    _check_channels(x, weight, options)
     (shape,) = whole_shapes(op, x, weight, bias, *options)
     local, cut = _part(x)
     if cut.dim == 0:
@@ -54,6 +55,17 @@ def convolution_backward(
         kept = _ops.convolution_halo(local, weight, *arguments) if wanted[1] else (local.new_empty(0),) * 2
         parts = _ops.convolution_backward(grad_part, local, *kept, weight, *arguments, wanted)
     return _whole(parts, wanted, cut)
+
+
+def _check_channels(x: Any, weight: Tensor, options: Any) -> None:
+    *_, transposed, _, groups = options
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    if x.shape[1] != channels:
+        domain = x._cut.domain
+        raise RuntimeError(
+            f"convolution: rank {domain.rank} of {domain.size}: expected an input of {channels} channels, for a weight "
+            f"of {list(weight.shape)} and groups={groups}, got {list(x.shape)}"
+        )
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -35,14 +34,10 @@ def of_all_ranks(part: Tensor, domain: Domain) -> Tensor:
     if domain.size == 1:
         return part.unsqueeze(0)
     with report.move("reduction"):
-        # As a flat row: what travels does not depend on how a rank's part lies in memory.
-        rows = moves.everything(part.reshape(1, -1), _one_each(domain))
-    return rows.view(-1, *part.shape)
-
-
-@functools.lru_cache(maxsize=64)
-def _one_each(domain: Domain) -> Cut:
-    return Cut(domain, 0, tuple(range(domain.size + 1)))
+        # Flat: what travels does not depend on how a rank's part lies in memory.
+        counts = [part.numel()] * domain.size
+        every = moves.all_to_all(part.reshape(-1).repeat(domain.size), counts, counts, domain, "reduction")
+    return every.view(-1, *part.shape)
 
 
 def of_ranks_with_rows(part: Tensor, cut: Cut) -> Tensor:

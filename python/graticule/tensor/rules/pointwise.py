@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -100,9 +101,14 @@ def own_part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
 
 
 def _check_broadcast(t: Tensor, dim: int, cut: Cut) -> None:
-    if dim >= 0 and t.shape[dim] != 1:
-        raise RuntimeError(
-            f"beside a DomainTensor cut along {cut.size} rows: rank {cut.domain.rank} of {cut.domain.size}: expected a "
-            f"tensor with {cut.size} rows or one in dimension {dim}, those of the whole grid, got {list(t.shape)}; "
-            "this rank's own rows alone make a DomainTensor by graticule.from_local"
-        )
+    if dim < 0 or t.shape[dim] == 1:
+        return
+    why = (
+        f"beside a DomainTensor cut along {cut.size} rows: rank {cut.domain.rank} of {cut.domain.size}: expected a "
+        f"tensor with {cut.size} rows or one in dimension {dim}, those of the whole grid, got {list(t.shape)}"
+    )
+    if t.shape[dim] == cut.own:
+        # Other ranks have other numbers of rows, and may see nothing wrong.
+        why += "; this rank's own rows alone make a DomainTensor by graticule.from_local"
+        torch.ops.graticule.poison(cut.domain.group_name, why)
+    raise RuntimeError(why)

@@ -55,7 +55,7 @@ def _integer_of_cut_dimension(x: DomainTensor, entries: list[Any]) -> int | None
             is_integer = entry.dim() == 0 and not isinstance(entry, DomainTensor)
             is_integer &= entry.dtype not in (torch.bool, torch.uint8) and not entry.is_floating_point()
         else:
-            is_integer = hasattr(entry, "__index__") and not isinstance(entry, bool)
+            is_integer = hasattr(entry, "__index__") and not isinstance(entry, bool) and not getattr(entry, "ndim", 0)
         if is_integer:
             entries[i] = operator.index(entry)
     consumed = [_dimensions(entry) for entry in entries]
