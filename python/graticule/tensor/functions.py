@@ -281,7 +281,7 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if plain_needs and not _shares_parameters(func, args):
         if not writes:
             args, kwargs = _with_replicated(args, kind), _with_replicated(kwargs, kind)
-        elif written[0] is args[0]:
+        elif args and written[0] is args[0]:
             args = (args[0], *_with_replicated(args[1:], kind))
     if name in _PRODUCTS and sum(type(t) is kind for t in given) > 1:
         for t in given:

@@ -44,17 +44,7 @@ class ReplicatedView(Tensor):
                 written = functions.targets(func, args, kwargs)
                 for t in given:
                     t._check(func, any(t is target for target in written))
-            result = functions.call(func, args, kwargs)
-            for t in functions.tensors(result):
-                for view in given:
-                    if t is view and getattr(func, "__name__", "") == "contiguous":
-                        # A copy where the uncut row has gaps, itself where it has none: not to be written into.
-                        result = torch.Tensor.view_as(view, view)
-                        _mark(result, view._origin, view._version_of_origin)
-                    if type(t) is Tensor and _shares_memory(t, view):
-                        _mark(t, view._origin, view._version_of_origin)
-                        remember(func, args, t)
-            return result
+            return _marked(func, args, given, functions.call(func, args, kwargs))
 
     def _check(self, func: Any, written: bool) -> None:
         rank = self._origin._cut.domain.rank
@@ -71,6 +61,21 @@ class ReplicatedView(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             return self.detach().clone().__reduce_ex__(protocol)
+
+
+def _marked(func: Any, args: Any, given: list[ReplicatedView], result: Any) -> Any:
+    """The result of a call on such views, of which what shares their memory becomes one."""
+    if getattr(func, "__name__", "") == "contiguous" and result is given[0]:
+        # In the uncut tensor a copy where the row has gaps, the row itself where it has none: not to be written into.
+        result = result.view_as(result)
+        _mark(result, given[0]._origin, given[0]._version_of_origin)
+        return result
+    for t in functions.tensors(result):
+        for view in given:
+            if type(t) is Tensor and _shares_memory(t, view):
+                _mark(t, view._origin, view._version_of_origin)
+                remember(func, args, t)
+    return result
 
 
 # Views that a tensor in inference mode does not know itself to be.
