@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graticule.environment import check_mode
+from graticule.tensor.write_counts import count_write
 
 
 class _State(threading.local):
@@ -30,7 +31,11 @@ def run(op: Any, args: Any, kwargs: Any, rule: Callable[..., Any]) -> Any:
     try:
         if check_mode():
             _compare(args)
-        return rule(op, *args, **kwargs)
+        result = rule(op, *args, **kwargs)
+        if torch.is_inference_mode_enabled() and op._schema.is_mutable:
+            for t in _cut_tensors(args[:1]):
+                count_write(t)
+        return result
     finally:
         _state.call = before
 

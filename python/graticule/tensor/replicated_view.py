@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graticule.tensor import functions
+from graticule.tensor.write_counts import writes
 from graticule.tensor.write_through import remember, write_through
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ReplicatedView(Tensor):
         if value is not None:
             # Python puts it where the view came from once more, or the caller goes on with it as with the view.
             view = args[0]
-            _mark(value, view._origin, _version(view._origin))
+            _mark(value, view._origin, writes(view._origin))
             value._taken_from = view._taken_from  # type: ignore[attr-defined]
             return value
         with torch._C.DisableTorchFunctionSubclass():
@@ -55,7 +56,7 @@ class ReplicatedView(Tensor):
                 "every rank has a copy of: a write into it would be lost. Write by an index, x[..., i, :] = y, or "
                 "clone() it"
             )
-        if _version(self._origin) != self._version_of_origin:
+        if writes(self._origin) != self._version_of_origin:
             raise RuntimeError(_out_of_date(name, rank))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -91,13 +92,13 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
         return result
     for t in functions.tensors(result):
         if type(t) is kind and t._moved and t._is_view():
-            t._version_when_made = _version(t)  # type: ignore[attr-defined]
+            t._version_when_made = writes(t)  # type: ignore[attr-defined]
             remember(func, given, t)
         if type(t) is not Tensor:
             continue
         base = t._base if t._is_view() else given[0] if func in _VIEWS and t.is_inference() else None
         if isinstance(base, kind):
-            _mark(t, base, _version(t))
+            _mark(t, base, writes(base))
             remember(func, given, t)
     return result
 
@@ -110,7 +111,7 @@ def refuse_out_of_date(func: Any, args: Any, kind: type[DomainTensor]) -> None:
         for t in argument if isinstance(argument, (list, tuple)) else (argument,):
             if type(t) is ReplicatedView:
                 t._check(func, False)
-            if type(t) is kind and t._moved and _version(t) != getattr(t, "_version_when_made", _version(t)):
+            if type(t) is kind and t._moved and writes(t) != getattr(t, "_version_when_made", writes(t)):
                 raise RuntimeError(_out_of_date(getattr(func, "__name__", func), t._cut.domain.rank))
 
 
@@ -132,10 +133,6 @@ def _mark(t: Any, origin: DomainTensor, version: int) -> None:
     # The class alone changes: the tensor may lie in a container already.
     t.__class__ = ReplicatedView
     t._origin, t._version_of_origin = origin, version
-
-
-def _version(t: Tensor) -> int:
-    return 0 if t.is_inference() else t._version
 
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:

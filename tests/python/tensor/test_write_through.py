@@ -266,3 +266,38 @@ def test_old_rows_are_refused_beside_a_domain_tensor(name):
     found = failures(2, body)
     assert len(found) == 2
     assert all("take it again" in str(error) for error in found.values()), found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_old_rows_in_inference_mode(size):
+    def body(domain):
+        with torch.inference_mode():
+            x = graticule.shard(values(3, 7, 5), domain, dim=1)
+            row = x[:, 3]
+            assert torch.equal(row * 1, x[:, 3] * 1)
+            x += 1
+            if size == 1:
+                # One rank's row is a view.
+                return
+            row * 2
+
+    found = failures(size, body)
+    assert len(found) == (0 if size == 1 else size)
+    assert all("take it again" in str(error) for error in found.values()), found
+
+
+def test_a_row_goes_on_in_inference_mode():
+    def body(domain):
+        whole = torch.arange(105.0).reshape(3, 7, 5)
+        with torch.inference_mode():
+            x = graticule.shard(whole.clone(), domain, dim=1)
+            for i in range(7):
+                x[:, i] += x[:, (i + 3) % 7]
+                row = x[:, i]
+                row *= 2
+                whole[:, i] += whole[:, (i + 3) % 7]
+                whole[:, i] *= 2
+            assert torch.equal(x.gather(), whole)
+
+    for size in (1, 2, 3):
+        run_ranks(size, body)

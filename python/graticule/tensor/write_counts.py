@@ -1,0 +1,23 @@
+"""How often a DomainTensor's memory was written into: autograd's count, or our own where it has none, in inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# By the memory's address. Who compares counts holds the tensor, and so the memory: no address comes again meanwhile.
+_counts: dict[int, int] = {}
+
+
+def count_write(t: Any) -> None:
+    """Notes a write into a DomainTensor in inference mode."""
+    key = _key(t)
+    _counts[key] = _counts.get(key, 0) + 1
+
+
+def writes(t: Any) -> int:
+    """The writes so far into a DomainTensor or what it is a view of."""
+    return _counts.get(_key(t), 0) if t.is_inference() else t._version
+
+
+def _key(t: Any) -> int:
+    return t._local.untyped_storage()._cdata
