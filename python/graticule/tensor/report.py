@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import pathlib
 import threading
@@ -119,7 +120,7 @@ def move(kind: str) -> Iterator[None]:
     yield
     call = Call(
         _state.modules[-1] if _state.modules else "",
-        _state.op,
+        _state.op or "between ops",
         kind,
         torch.ops.graticule.bytes_sent() - sent,
         1e3 * (time.perf_counter() - begun),
@@ -156,6 +157,7 @@ def refuse_gather(op: Any) -> None:
 _LIBRARIES = (
     str(pathlib.Path(__file__).parents[1]) + os.sep,
     str(pathlib.Path(torch.__file__).parent) + os.sep,
+    str(pathlib.Path(multiprocessing.__file__).parent) + os.sep,
 )
 
 

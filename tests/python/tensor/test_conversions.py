@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import graticule
 from graticule import Domain
-from support.ranks import run_ranks
+from support.ranks import failures, run_ranks
 from tensor.comparison import Cut, compare
 
 X = torch.arange(12.0).view(1, 6, 2)
@@ -50,3 +50,10 @@ def test_the_gradient_of_scaled_embeddings_is_plain() -> None:
         ranks=(2, 3),
         gathers=True,
     )
+
+
+@pytest.mark.parametrize("function", [torch.from_dlpack, lambda x: x.apply_(abs)])
+def test_what_would_read_the_memory_is_refused(function):
+    found = failures(2, lambda domain: function(graticule.shard(torch.randn(4, 3), domain, dim=0)))
+    assert len(found) == 2
+    assert all(isinstance(error, TypeError) for error in found.values()), found
