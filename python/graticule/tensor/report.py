@@ -31,7 +31,7 @@ class Call:
 class _State(threading.local):
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self.op = ""
+        self.op: Any = ""
         self.modules: list[str] = []
 
 
@@ -120,7 +120,7 @@ def move(kind: str) -> Iterator[None]:
     yield
     call = Call(
         _state.modules[-1] if _state.modules else "",
-        _state.op or "between ops",
+        str(_state.op or "between ops"),
         kind,
         torch.ops.graticule.bytes_sent() - sent,
         1e3 * (time.perf_counter() - begun),
@@ -141,7 +141,7 @@ class operation:  # noqa: N801
     def __enter__(self) -> None:
         self._before = _state.op
         if not self._before:
-            _state.op = str(self._op)
+            _state.op = self._op
 
     def __exit__(self, *error: object) -> None:
         _state.op = self._before
