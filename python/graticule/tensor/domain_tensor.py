@@ -15,7 +15,7 @@ from graticule.tensor.call_facts import run
 from graticule.tensor.cut import Cut
 from graticule.tensor.eagerly import eagerly
 from graticule.tensor.registry import find_rule
-from graticule.tensor.replicated_view import mark_views, refuse_lost_writes, refuse_out_of_date
+from graticule.tensor.replicated_view import mark_views, refuse_misused_copies
 from graticule.tensor.write_through import write_through
 
 
@@ -129,13 +129,13 @@ class DomainTensor(Tensor):
     def __torch_function__(  # noqa: D102
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        if write_through(func, args, kwargs or {}) is not None:
+        kwargs = kwargs or {}
+        if write_through(func, args, kwargs) is not None:
             origin, index = args[0]._taken_from
             return origin[index]
         with torch._C.DisableTorchFunctionSubclass():
-            refuse_out_of_date(func, args, cls)
-            refuse_lost_writes(func, args, kwargs or {})
-            return mark_views(func, functions.call(func, args, kwargs or {}), cls, args)
+            refuse_misused_copies(func, args, kwargs, cls)
+            return mark_views(func, functions.call(func, args, kwargs), cls, args)
 
     @classmethod
     @eagerly

@@ -42,9 +42,7 @@ class ReplicatedView(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             given = [t for t in functions.tensors((args, kwargs)) if isinstance(t, ReplicatedView)]
             if getattr(func, "__name__", "") != "__get__":
-                written = functions.targets(func, args, kwargs)
-                for t in given:
-                    t._check(func, any(t is target for target in written))
+                _check_rows(func, args, kwargs, given)
             return _marked(func, args, given, functions.call(func, args, kwargs))
 
     def _check(self, func: Any, written: bool) -> None:
@@ -103,23 +101,22 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
     return result
 
 
-def refuse_out_of_date(func: Any, args: Any, kind: type[DomainTensor]) -> None:
-    """RuntimeError where an argument is a view whose rows were moved before its DomainTensor was written into."""
+def refuse_misused_copies(func: Any, args: Any, kwargs: Any, kind: type[DomainTensor]) -> None:
+    """RuntimeError where a call beside DomainTensors reads a copy of rows that is out of date, or writes into one."""
     if getattr(func, "__name__", "") == "__get__":
         return
-    for argument in args:
-        for t in argument if isinstance(argument, (list, tuple)) else (argument,):
-            if type(t) is ReplicatedView:
-                t._check(func, False)
-            if type(t) is kind and t._moved and writes(t) != getattr(t, "_version_when_made", writes(t)):
-                raise RuntimeError(_out_of_date(getattr(func, "__name__", func), t._cut.domain.rank))
+    parts = (*args, *kwargs.values())
+    given = [t for part in parts for t in (part if isinstance(part, (list, tuple)) else (part,))]
+    _check_rows(func, args, kwargs, [t for t in given if type(t) is ReplicatedView])
+    for t in given:
+        if type(t) is kind and t._moved and writes(t) != getattr(t, "_version_when_made", writes(t)):
+            raise RuntimeError(_out_of_date(getattr(func, "__name__", func), t._cut.domain.rank))
 
 
-def refuse_lost_writes(func: Any, args: Any, kwargs: Any) -> None:
-    """RuntimeError where a call beside DomainTensors would write into a row that is a copy."""
-    for t in functions.targets(func, args, kwargs):
-        if type(t) is ReplicatedView:
-            t._check(func, True)
+def _check_rows(func: Any, args: Any, kwargs: Any, rows: list[ReplicatedView]) -> None:
+    written = functions.targets(func, args, kwargs) if rows else []
+    for t in rows:
+        t._check(func, any(t is target for target in written))
 
 
 def _out_of_date(name: Any, rank: int) -> str:
