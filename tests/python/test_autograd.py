@@ -242,6 +242,19 @@ def whole_windows():
 @pytest.mark.parametrize("frozen", [False, True])
 def test_rows_are_kept_for_a_weight_that_needs_a_gradient(frozen, whole_windows):
     """Two more tensors, of the rows that came: none for a frozen weight, whose input still has its gradient."""
+    saved = saved_by_a_convolution(frozen)
+    halo = [] if frozen else [(1, 2, 2, 4)] * 2
+    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *halo] for shapes in saved)
+
+
+def test_no_rows_are_kept_where_one_call_gives_both_gradients():
+    """The two more tensors have no rows."""
+    saved = saved_by_a_convolution(frozen=False)
+    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *[(1, 2, 0, 4)] * 2] for shapes in saved)
+
+
+def saved_by_a_convolution(frozen):
+    """Shapes of what each of three ranks saves for backward; that the gradients are right is asserted."""
     torch.manual_seed(0)
     serial = nn.Conv2d(2, 2, 5, padding=2, padding_mode="reflect").double()
     serial.weight.requires_grad_(not frozen)
@@ -264,11 +277,10 @@ def test_rows_are_kept_for_a_weight_that_needs_a_gradient(frozen, whole_windows)
         return saved, mine.grad, module.weight.grad
 
     saved, rows, weights = zip(*run_ranks(3, body), strict=True)
-    halo = [] if frozen else [(1, 2, 2, 4)] * 2
-    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *halo] for shapes in saved)
     assert relative(torch.cat(rows, 2), whole.grad) < 1e-12
     if not frozen:
         assert relative(sum(weights), serial.weight.grad) < 1e-12
+    return saved
 
 
 def test_the_op_that_keeps_rows_is_differentiable():
@@ -283,7 +295,7 @@ def test_the_op_that_keeps_rows_is_differentiable():
     assert all(all(same) for same in run_ranks(2, body))
 
 
-def test_a_backward_without_the_rows_is_an_error():
+def test_a_backward_without_the_rows_is_an_error(whole_windows):
     """On the rank whose rows are missing, and on the others too."""
 
     def body(domain):
