@@ -1,6 +1,7 @@
 #include "comm/buffer_pool.hpp"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <mutex>
 #include <unordered_map>
@@ -16,6 +17,8 @@ constexpr int64_t most_bytes = 64 << 20;
 class BufferPool {
  public:
   at::Tensor take(int64_t bytes) {
+    // A buffer made in inference mode could not be written to outside of it.
+    const c10::InferenceMode guard(false);
     const std::lock_guard lock(mutex_);
     std::vector<at::Tensor>& buffers = buffers_[bytes];
     for (const at::Tensor& buffer : buffers) {

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
 #include "graticule/comm/collectives.hpp"
+#include "graticule/comm/facts.hpp"
 
 namespace graticule::comm {
 
@@ -17,20 +19,26 @@ bool check_mode() {
 
 void check_equal(const Domain& domain, const std::string& what, const std::string& facts) {
   // All ranks must gather as much, whatever they have to say.
-  constexpr int64_t room = 512;
-  const std::string note = what + ": " + facts;
-  at::Tensor local = at::zeros({room}, at::kByte);
-  std::memcpy(local.mutable_data_ptr(), note.data(), std::min<size_t>(note.size(), room - 1));
+  struct Note {
+    uint64_t hash = 0;  // of the whole: what follows has the beginning of it
+    std::array<char, 504> text{};
+  };
+  const std::string whole = what + ": " + facts;
+  Note note;
+  note.hash = Facts().add(whole).hash();
+  std::copy_n(whole.begin(), std::min(whole.size(), note.text.size() - 1), note.text.begin());
+  at::Tensor local = at::empty({sizeof(Note)}, at::kByte);
+  std::memcpy(local.mutable_data_ptr(), &note, sizeof(Note));
   std::string differences;
-  std::string first;
+  Note first;
   int rank = 0;
   for (const at::Tensor& theirs : all_gather(domain, local, "check mode")) {
-    const std::string text(static_cast<const char*>(theirs.const_data_ptr()));
-    if (rank == 0) first = text;
-    if (text != first) differences += c10::str("; rank ", rank, " has ", text);
+    std::memcpy(&note, theirs.const_data_ptr(), sizeof(Note));
+    if (rank == 0) first = note;
+    if (note.hash != first.hash) differences += c10::str("; rank ", rank, " has ", note.text.data());
     ++rank;
   }
-  TORCH_CHECK(differences.empty(), what, ": the ranks differ: rank 0 has ", first, differences, " (rank ",
+  TORCH_CHECK(differences.empty(), what, ": the ranks differ: rank 0 has ", first.text.data(), differences, " (rank ",
               domain.rank(), " of ", domain.size(), ")");
 }
 

@@ -59,7 +59,8 @@ std::chrono::milliseconds Domain::timeout() const {
   TORCH_CHECK_VALUE(*end == '\0' && seconds > 0, "GRATICULE_TIMEOUT: expected a number of seconds over 0, got ", text,
                     " (rank ", rank(), " of ", size(), ")");
   constexpr double year = 365 * 86400.0;
-  return std::chrono::milliseconds(static_cast<int64_t>(std::min(seconds, year) * 1000));
+  // None at all is no limit, to a process group.
+  return std::chrono::milliseconds(std::max<int64_t>(1, static_cast<int64_t>(std::min(seconds, year) * 1000)));
 }
 
 void check_alive(const Domain& domain) {

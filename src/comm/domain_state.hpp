@@ -6,6 +6,7 @@
 #include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "graticule/comm/domain.hpp"
@@ -41,7 +42,8 @@ struct Domain::State {
   Announcements announcements;
   std::unordered_set<at::Device> connected;  // devices for which all ranks have met (transports.cpp)
   std::string failure;                       // why the domain is dead, empty while it is not
-  std::vector<at::Tensor> last_words;        // poison under way: nobody waits for it, so the memory must stay
+  // Poison under way. Nobody waits for it, so what a transport sends must stay: to a late peer, too.
+  std::vector<std::pair<at::Tensor, c10::intrusive_ptr<c10d::Work>>> last_words;
 };
 
 /// Throws the reason if the domain has failed before.

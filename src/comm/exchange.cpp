@@ -180,9 +180,9 @@ void poison(const Domain& domain, const std::string& why) {
       header.kind = MessageKind::poison;
       header.source = domain.rank();
       std::vector<at::Tensor> tensors{buffer};
-      domain.group()->getBackend(c10::DeviceType::CPU)->send(tensors, peer, transport_tag);
+      auto work = domain.group()->getBackend(c10::DeviceType::CPU)->send(tensors, peer, transport_tag);
       const std::lock_guard lock(state.mutex);
-      state.last_words.push_back(buffer);
+      state.last_words.emplace_back(std::move(buffer), std::move(work));
     } catch (const std::exception&) {
       // The peer cannot be told; it learns of the failure by its own timeout.
     }

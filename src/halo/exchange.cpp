@@ -26,7 +26,8 @@ bool has_pole(const ExchangePlan& plan) {
   return plan.boundary == rows::Boundary::pole_on_row || plan.boundary == rows::Boundary::pole_between;
 }
 
-void check(const at::Tensor& t, const Layout& layout, int64_t expected_rows, const ExchangePlan& plan,
+// Of a tensor of this rank's own rows, or of a result of the plan.
+void check(const at::Tensor& t, const Layout& layout, bool is_result, const ExchangePlan& plan,
            const comm::Domain& domain, const std::string& what) {
   TORCH_CHECK(layout.dim >= 0 && layout.dim < t.dim(), what, ": the cut dimension ", layout.dim,
               " is not one of a tensor of ", t.dim(), " dimensions (rank ", domain.rank(), ")");
@@ -41,6 +42,7 @@ void check(const at::Tensor& t, const Layout& layout, int64_t expected_rows, con
         ": a pole boundary needs an even number of longitudes, since half the circle lies across the pole, got ",
         t.size(layout.lon_dim), " (rank ", domain.rank(), ")");
   }
+  const int64_t expected_rows = is_result ? plan.result().size() : plan.owned().size();
   if (t.size(layout.dim) != expected_rows) {
     const std::string message = c10::str(what, ": expected ", expected_rows, " rows in dimension ", layout.dim,
                                          " on rank ", domain.rank(), ", got ", t.size(layout.dim));
@@ -126,7 +128,7 @@ Messages make_messages(const comm::Domain& domain, const at::Tensor& t, int64_t 
 Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
                std::string what, const comm::Facts& facts)
     : plan_(std::move(plan)), layout_(layout), x_(x) {
-  check(x, layout, plan_->owned().size(), *plan_, domain, what);
+  check(x, layout, /*is_result=*/false, *plan_, domain, what);
   Messages messages =
       make_messages(domain, x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends,
                     plan_->receives, [&](const Segment& segment, const at::Tensor& message) {
@@ -191,7 +193,7 @@ at::Tensor Gather::finish() { return finish_parts().front(); }
 Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
            std::string what, const comm::Facts& facts)
     : plan_(std::move(plan)), layout_(layout), g_(g) {
-  check(g, layout, plan_->result().size(), *plan_, domain, what);
+  check(g, layout, /*is_result=*/true, *plan_, domain, what);
   Messages messages =
       make_messages(domain, g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives,
                     plan_->sends, [&](const Segment& segment, const at::Tensor& message) {

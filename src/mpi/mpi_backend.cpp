@@ -79,6 +79,7 @@ MpiBackend::~MpiBackend() = default;
 // Calls start(bytes, count in units, request) for each piece, in order.
 template <typename Start>
 std::vector<MPI_Request> MpiBackend::in_pieces(const at::Tensor& t, int64_t unit_bytes, const Start& start) const {
+  check_open();
   std::vector<MPI_Request> requests;
   auto* bytes = static_cast<char*>(t.mutable_data_ptr());
   const int64_t units = static_cast<int64_t>(t.nbytes()) / unit_bytes;
@@ -93,6 +94,13 @@ std::vector<MPI_Request> MpiBackend::in_pieces(const at::Tensor& t, int64_t unit
     done += count;
   } while (done < units);
   return requests;
+}
+
+// MPI ends the program where it is called with no communicator, or after its end.
+void MpiBackend::check_open() const {
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  TORCH_CHECK(communicator_ != MPI_COMM_NULL && finalized == 0, "the group over MPI has been destroyed, or MPI ended");
 }
 
 bool MpiBackend::has_unreceived() const {
@@ -135,7 +143,9 @@ bool MpiBackend::all_part() const {
 }
 
 void MpiBackend::release() {
-  if (communicator_ == MPI_COMM_NULL) return;
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (communicator_ == MPI_COMM_NULL || finalized != 0) return;
   // MPI ends the program where it frees a communicator to which a message is still under way.
   if (all_part()) {
     const std::lock_guard lock(mpi_mutex());
@@ -205,6 +215,7 @@ c10::intrusive_ptr<Work> MpiBackend::broadcast(std::vector<at::Tensor>& tensors,
 }
 
 c10::intrusive_ptr<Work> MpiBackend::barrier(const c10d::BarrierOptions&) {
+  check_open();
   MPI_Request request = MPI_REQUEST_NULL;
   {
     const std::lock_guard lock(mpi_mutex());

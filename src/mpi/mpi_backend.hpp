@@ -35,6 +35,8 @@ class MpiBackend : public c10d::Backend, public comm::ReachesDevices {
   void release();
 
  private:
+  /// c10::Error after release() or the end of MPI.
+  void check_open() const;
   /// Whether every rank has called it, and no message is left. No if a rank does not come.
   [[nodiscard]] bool all_part() const;
   [[nodiscard]] bool has_unreceived() const;

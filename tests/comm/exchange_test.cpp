@@ -271,7 +271,7 @@ TEST(Timeout, IsReadFromTheEnvironmentAtEachCall) {
   run_ranks(1, [](const Domain& domain) {
     using std::chrono::milliseconds;
     EXPECT_EQ(domain.timeout(), milliseconds(60000));
-    const std::pair<const char*, int> values[] = {{"2.5", 2500}, {"300", 300000}, {"", 60000}};
+    const std::pair<const char*, int> values[] = {{"2.5", 2500}, {"300", 300000}, {"", 60000}, {"0.0005", 1}};
     for (const auto& [text, expected] : values) {
       const EnvironmentVariable timeout("GRATICULE_TIMEOUT", text);
       EXPECT_EQ(domain.timeout(), milliseconds(expected)) << text;

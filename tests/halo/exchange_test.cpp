@@ -425,6 +425,9 @@ TEST(ExchangeErrors, AShapeThatCannotBeIsRefusedBeforeAnyMessage) {
     const auto three = find_plan(Partition({0, 2, 3, 4}), {{0, 2}, {2, 3}, {3, 4}}, Boundary::zeros, 0);
     const auto other_ranks = [&] { Gather(at::ones({3, 2, 4}), three, {.dim = 1}, domain, "layer"); };
     EXPECT_TRUE(contains(error_of(other_ranks), "cut over 3 ranks, the domain has 2"));
+    const auto one = find_plan(Partition({0, 4}), {{0, 4}}, Boundary::zeros, domain.rank());
+    const auto fewer_ranks = [&] { Gather(at::ones({3, 4, 4}), one, {.dim = 1}, domain, "layer"); };
+    EXPECT_TRUE(contains(error_of(fewer_ranks), "cut over 1 ranks, the domain has 2"));
     // Wrong rows on this rank may be right ones on the others, which must hear of it.
     EXPECT_TRUE(contains(gather({3, 5, 4}, {.dim = 1}),
                          c10::str("layer: expected 4 rows in dimension 1 on rank ", domain.rank(), ", got 5")));
