@@ -1,7 +1,8 @@
-// Gradients of a cut convolution. A weight's gradient is a sum over pairs of an x row and a grad row. By input rows, a
-// pair belongs to the rank that owns the x row, or stands for it beyond the grid: x alone need be saved. By output rows,
-// it belongs to the rank that owns the grad row, and the rows of x that are not its own have been kept. The plan says
-// which, the same on every rank, so no pair is counted twice and none is left out.
+// Gradients of a cut convolution. A weight's gradient is a sum over pairs of an x row and a grad row. Where every
+// rank's backward runs in place, a pair belongs to the rank that owns the x row, or stands for it beyond the grid: x
+// alone need be saved. Where one takes whole windows, and the convolution is not transposed, a pair belongs to the rank
+// that owns the grad row, and the rows of x that are not its own have been kept: the plan says which, the same on every
+// rank, so no pair is counted twice and none is left out.
 #include <ATen/ATen.h>
 
 #include <utility>
@@ -55,16 +56,11 @@ void fold_beyond_grid(const ConvolutionCall& c, at::Tensor& grad_x, const at::Te
                  c.options.row_boundary);
 }
 
-// The rows of x whose gradient a local call gives, from rows `needs` of grad for those in `strip`.
-Interval covered_rows(const ConvolutionCall& c, Interval strip, Interval needs) {
-  return c.options.transposed ? strip : rows::fine_rows(c.s, needs);
-}
-
 // The gradient of rows of x from whole windows of grad, `window`, rows `needs`, and the first of them: `strip.begin` or
 // before.
 std::pair<at::Tensor, int64_t> input_gradient_strip(const ConvolutionCall& c, const at::Tensor& window,
                                                     const at::Tensor& x, Interval strip, Interval needs) {
-  const Interval covered = covered_rows(c, strip, needs);
+  const Interval covered = c.options.transposed ? strip : rows::fine_rows(c.s, needs);
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes[c.dim] = covered.size();
   for (int64_t d = 2; d < x.dim() && c.bordered_across(); ++d) {
@@ -76,20 +72,17 @@ std::pair<at::Tensor, int64_t> input_gradient_strip(const ConvolutionCall& c, co
   return {c.without_border(std::get<0>(gradients)), covered.begin};
 }
 
-// Gradients of x and weight from whole windows of grad, the weight's by input rows.
+// Gradients of x and weight from whole windows of grad. The weight's is that of a transposed convolution: of another
+// one it goes by output rows.
 ConvolutionGradients backward_of_windows(const ConvolutionCall& c, const at::Tensor& window, const at::Tensor& x,
                                          std::array<bool, 3> wanted) {
   const Strips& strips = c.plan->backward;
   ConvolutionGradients result;
   std::pair<at::Tensor, int64_t> strip;
   if (wanted[1]) {
-    const Interval covered = covered_rows(c, strips.before, strips.before_needs);
-    const Interval extended = c.plan->extended;
-    const at::Tensor rows =
-        extended == c.input ? x : extended_rows(x, own_rows(c), extended, c.options.row_boundary);
-    const at::Tensor input = embed(c.bordered(rows), c.dim, extended, covered.begin, covered.size());
+    const at::Tensor input = embed(x, c.dim, c.input, strips.before.begin, strips.before.size());
     result = run_convolution_backward(window, input, c.weight, window_options(c.options, c.dim), wanted);
-    if (wanted[0]) strip = {c.without_border(std::get<0>(result)), covered.begin};
+    strip = {std::get<0>(result), strips.before.begin};
   } else {
     strip = input_gradient_strip(c, window, x, strips.before, strips.before_needs);
   }

@@ -4,8 +4,8 @@
 namespace graticule::ops {
 
 /// `in_place`: the local kernel works on the shard as it lies, and rows near the cuts are overwritten from strips of
-/// whole windows. `whole_windows`: the local kernel works on a copy of the shard with its halo, and a weight's gradient
-/// goes by output rows. `automatic` takes what costs least.
+/// whole windows. `whole_windows`: the local kernel works on a copy of the shard with its halo. `automatic` takes the
+/// first where it is possible and the strips are few.
 enum class ConvolutionPath { automatic, in_place, whole_windows };
 
 /// For tests: what every convolution of this process takes from now on, where it can. Set it alike on every rank.

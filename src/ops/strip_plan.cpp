@@ -86,7 +86,7 @@ Interval needs(const Stencil& s, const Direction& d, Interval target) {
 }
 
 // A kernel's work goes by coarse rows: those of the windows it is given, whatever part of them is wanted. Whole windows
-// of other ranks' rows are given to one pass alone: where they are many, a weight's gradient goes by output rows.
+// of other ranks' rows are given to one pass alone: a weight's gradient from whole windows goes by output rows.
 bool strips_are_better(const Stencil& s, const Direction& d, const Seams& seams) {
   if ((seams.before.size() + seams.after.size()) * least_rows_to_strips > d.target.size()) return false;
   const auto coarse_rows = [&](Interval target) {
@@ -215,16 +215,11 @@ Seams kept_rows(const Facts& facts, int rank, const Strips& forward) {
 }
 
 // A rank in place finds what others' rows of grad add to its part of the weight's gradient in the strips; one of whole
-// windows gets both gradients from one call, which takes the weight's over others' rows too. Where those rows cost more
-// than a call of its own, every rank's part is what its own rows of grad give.
+// windows would compute that part over all of them again. So if one takes whole windows, every rank's part is what its
+// own rows of grad give.
 bool goes_by_output_rows(const Facts& facts, const std::vector<Strips>& backward) {
   for (int r = 0; r < facts.input.ranks(); ++r) {
-    if (facts.transposed || !backward[r].whole || facts.input.interval(r).empty()) continue;
-    const auto others = static_cast<double>(backward[r].before_needs.size() - facts.output.interval(r).size());
-    if (forced_convolution_path() == ConvolutionPath::whole_windows ||
-        others * facts.flops_of_coarse_row > facts.flops_of_a_call()) {
-      return true;
-    }
+    if (!facts.transposed && backward[r].whole && !facts.input.interval(r).empty()) return true;
   }
   return false;
 }

@@ -242,19 +242,6 @@ def whole_windows():
 @pytest.mark.parametrize("frozen", [False, True])
 def test_rows_are_kept_for_a_weight_that_needs_a_gradient(frozen, whole_windows):
     """Two more tensors, of the rows that came: none for a frozen weight, whose input still has its gradient."""
-    saved = saved_by_a_convolution(frozen)
-    halo = [] if frozen else [(1, 2, 2, 4)] * 2
-    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *halo] for shapes in saved)
-
-
-def test_no_rows_are_kept_where_one_call_gives_both_gradients():
-    """The two more tensors have no rows."""
-    saved = saved_by_a_convolution(frozen=False)
-    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *[(1, 2, 0, 4)] * 2] for shapes in saved)
-
-
-def saved_by_a_convolution(frozen):
-    """Shapes of what each of three ranks saves for backward; that the gradients are right is asserted."""
     torch.manual_seed(0)
     serial = nn.Conv2d(2, 2, 5, padding=2, padding_mode="reflect").double()
     serial.weight.requires_grad_(not frozen)
@@ -277,10 +264,31 @@ def saved_by_a_convolution(frozen):
         return saved, mine.grad, module.weight.grad
 
     saved, rows, weights = zip(*run_ranks(3, body), strict=True)
+    halo = [] if frozen else [(1, 2, 2, 4)] * 2
+    assert all(shapes == [(1, 2, 4, 4), (2, 2, 5, 5), *halo] for shapes in saved)
     assert relative(torch.cat(rows, 2), whole.grad) < 1e-12
     if not frozen:
         assert relative(sum(weights), serial.weight.grad) < 1e-12
-    return saved
+
+
+@pytest.mark.parametrize("row", [0, 3, 4, 7])
+@pytest.mark.parametrize("options", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "stride": 3}])
+def test_what_is_not_finite_spreads_as_in_the_uncut_layer(options, row):
+    """A row of the input meets no weight that it does not meet there, such as by way of zeros beyond the grid."""
+    torch.manual_seed(0)
+    serial = nn.Conv2d(1, 1, **options).double()
+    whole = torch.randn(1, 1, 8, 4, dtype=torch.float64)
+    whole[..., row, :] = torch.nan
+    serial(whole).nansum().backward()
+
+    def body(domain):
+        module = copy.deepcopy(serial)
+        module.zero_grad()
+        layers.DomainParallelConv2d(module, domain=domain)(own_rows(whole, 2, domain)).nansum().backward()
+        return module.weight.grad
+
+    for size in (2, 3):
+        assert torch.equal(sum(run_ranks(size, body)).isnan(), serial.weight.grad.isnan())
 
 
 def test_the_op_that_keeps_rows_is_differentiable():
@@ -295,7 +303,7 @@ def test_the_op_that_keeps_rows_is_differentiable():
     assert all(all(same) for same in run_ranks(2, body))
 
 
-def test_a_backward_without_the_rows_is_an_error(whole_windows):
+def test_a_backward_without_the_rows_is_an_error():
     """On the rank whose rows are missing, and on the others too."""
 
     def body(domain):
