@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <numeric>
+
 #include "graticule/comm/collectives.hpp"
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/memory_format.hpp"
@@ -55,19 +58,43 @@ comm::Domain checked_domain(const at::Tensor& x, const Arguments& a) {
   return domain;
 }
 
+double share(double count, double total) { return count / std::max(total, 1.0); }
+
+// In plain numbers: a few ops of ATen cost more than all channels of a layer.
+at::Tensor merged_on_cpu(const at::Tensor& moments, const std::vector<double>& counts, double total) {
+  const at::Tensor dense = moments.contiguous();
+  const auto parts = static_cast<int64_t>(counts.size());
+  const int64_t channels = dense.size(2);
+  const double* const means = dense.const_data_ptr<double>();
+  const double* const deviations = means + parts * channels;
+  at::Tensor result = at::zeros({2, channels}, moments.options());
+  double* const mean = result.mutable_data_ptr<double>();
+  double* const deviation = mean + channels;
+  for (int64_t i = 0; i < parts * channels; ++i) {
+    mean[i % channels] += means[i] * share(counts[i / channels], total);
+  }
+  for (int64_t i = 0; i < parts * channels; ++i) {
+    const double apart = means[i] - mean[i % channels];
+    deviation[i % channels] += deviations[i] + apart * apart * counts[i / channels];
+  }
+  return result;
+}
+
 // Moments of parts with so many values each, (2, parts, C), as those of all together, (2, C): Chan, Golub and LeVeque,
 // "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
-at::Tensor merged(const at::Tensor& moments, const at::Tensor& counts, double total) {
-  const at::Tensor shares = (counts / std::max(total, 1.0)).unsqueeze(1);
-  const at::Tensor mean = (moments[0] * shares).sum(0);
-  const at::Tensor between = ((moments[0] - mean).square_() * counts.unsqueeze(1)).sum(0);
+at::Tensor merged(const at::Tensor& moments, const std::vector<double>& counts) {
+  const double total = std::accumulate(counts.begin(), counts.end(), 0.0);
+  if (moments.is_cpu()) return merged_on_cpu(moments, counts, total);
+  const at::Tensor of_parts = at::tensor(counts, at::kDouble).to(moments.device()).unsqueeze(1);
+  const at::Tensor mean = (moments[0] * of_parts / std::max(total, 1.0)).sum(0);
+  const at::Tensor between = ((moments[0] - mean).square_() * of_parts).sum(0);
   return at::stack({mean, moments[1].sum(0).add_(between)});
 }
 
 at::Tensor over_samples(const at::Tensor& moments, double values) {
   const int64_t samples = moments.size(1);
   if (samples == 1) return moments.select(1, 0).contiguous();
-  return merged(moments, at::full({samples}, values, moments.options()), values * static_cast<double>(samples));
+  return merged(moments, std::vector<double>(samples, values));
 }
 
 at::Tensor for_each_sample(const at::Tensor& per_channel, const at::Tensor& x) {
@@ -87,7 +114,7 @@ Four forward(const at::Tensor& x, const Optional& weight, const Optional& bias, 
   const double total = values_on(x, a, a.offsets.back());
   if (domain.size() > 1) {
     moments = merged(at::stack(comm::all_gather(domain, moments, a.layer, call_facts(x, a, "forward")), 1),
-                     at::tensor(values_of_ranks(x, a), moments.options().device(at::kCPU)).to(moments.device()), total);
+                     values_of_ranks(x, a));
   }
   const at::Tensor rstd = (moments[1] / total).add_(eps).rsqrt_();
   at::Tensor y = at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x)));

@@ -13,6 +13,7 @@ from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import of_all_ranks, wide
 from graticule.tensor.rules.pointwise import own_part
+from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
 
@@ -20,43 +21,47 @@ aten = torch.ops.aten
 @rule(aten._softmax.default, aten._log_softmax.default)
 def softmax(op: Any, x: DomainTensor, dim: int, half_to_float: bool = False) -> Tensor:
     """Along the cut dimension the ranks' maxima and sums are merged, in one collective."""
-    if dim % x.dim() != x._cut.dim:
+    if wrapped(dim, x.dim()) != x._cut.dim:
         return DomainTensor(op(x._local, dim, half_to_float), x._cut)
     result = torch.float32 if half_to_float else x.dtype
     local = x._local.to(wide(x.dtype))
-    largest, total = _merged(local, x._cut)
     if op is aten._softmax.default:
-        value = (local - largest).exp_().div_(total)
+        value, share, _ = _exponentials(local, x._cut)
+        value.mul_(share)
     else:
-        value = (local - largest).sub_(total.log())
+        _, _, offset = _exponentials(local, x._cut)
+        value = local - offset[0]
+        value.sub_(offset[1].log())
     return DomainTensor(value.to(result), x._cut)
 
 
 @rule(aten._safe_softmax.default)
 def safe_softmax(op: Any, x: DomainTensor, dim: int, dtype: Any = None) -> Tensor:
     """Softmax that is zero, not undefined, where all values are minus infinity."""
-    if dim % x.dim() != x._cut.dim:
+    if wrapped(dim, x.dim()) != x._cut.dim:
         return DomainTensor(op(x._local, dim, dtype), x._cut)
     result = dtype or x.dtype
-    local = x._local.to(wide(result))
-    largest, total = _merged(local, x._cut)
-    value = (local - largest).exp_().div_(total).masked_fill_(largest == -torch.inf, 0)
+    value, share, (largest, _) = _exponentials(x._local.to(wide(result)), x._cut)
+    value.mul_(share).masked_fill_(largest == -torch.inf, 0)
     return DomainTensor(value.to(result), x._cut)
 
 
-def _merged(local: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
-    """The largest value along the cut dimension and the sum of exp(value - largest)."""
+def _exponentials(local: Tensor, cut: Cut) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """exp(value - the rank's largest), what makes softmax of it, and of all ranks (largest, sum of exp(value - it))."""
     if cut.own == 0:
         shape = list(local.shape)
         shape[cut.dim] = 1
-        largest, total = local.new_full(shape, -torch.inf), local.new_zeros(shape)
+        values, largest, total = local.clone(), local.new_full(shape, -torch.inf), local.new_zeros(shape)
     else:
         largest = local.amax(cut.dim, keepdim=True)
         # A rank whose values are all minus infinity adds nothing to what others have.
-        total = (local - largest.masked_fill(largest == -torch.inf, 0)).exp_().sum(cut.dim, keepdim=True)
+        values = (local - largest.clamp_min(torch.finfo(local.dtype).min)).exp_()
+        total = values.sum(cut.dim, keepdim=True)
     parts = of_all_ranks(torch.stack([largest, total]), cut.domain)
     largest = parts[:, 0].amax(0)
-    return largest, (parts[:, 1] * (parts[:, 0] - largest).exp_()).sum(0)
+    shares = (parts[:, 0] - largest).exp_()
+    total = (parts[:, 1] * shares).sum(0)
+    return values, shares[cut.domain.rank] / total, (largest, total)
 
 
 @rule(aten._softmax_backward_data.default, aten._log_softmax_backward_data.default)
@@ -66,7 +71,7 @@ def softmax_backward(op: Any, gradient: Any, output: Any, dim: int, input_dtype:
         return NotImplemented
     cut = output._cut
     g, y = own_part(gradient, cut, output.dim()), output._local
-    if dim % output.dim() != cut.dim:
+    if wrapped(dim, output.dim()) != cut.dim:
         return DomainTensor(op(g.expand_as(y), y, dim, input_dtype), cut)
     g, y = g.to(wide(g.dtype)), y.to(wide(y.dtype))
     logarithmic = op is aten._log_softmax_backward_data.default
