@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "graticule/comm/domain.hpp"
+#include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/convolution.hpp"
 #include "ops/autograd_support.hpp"
 #include "ops/convolution_path.hpp"
@@ -120,7 +121,13 @@ ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x
                                      const at::Tensor& after, const at::Tensor& weight, GRATICULE_CONVOLUTION_ARGUMENTS,
                                      std::array<bool, 3> wanted) {
   const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  return convolution_backward(grad, x, {before, after}, weight, a.options, a.placement, wanted);
+  auto [of_x, of_weight, of_bias] =
+      convolution_backward(grad, x, {before, after}, weight, a.options, a.placement, wanted);
+  // Where x and weight lie otherwise than each other, kernels give both gradients in one format. Compiled code knows of
+  // none but these.
+  if (of_x.defined()) of_x = of_x.contiguous(halo::memory_format(x));
+  if (of_weight.defined()) of_weight = of_weight.contiguous(halo::memory_format(weight));
+  return {std::move(of_x), std::move(of_weight), std::move(of_bias)};
 }
 
 at::Tensor forward_meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& /*bias*/,
@@ -143,7 +150,10 @@ ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, 
                                    GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   (void)stride, (void)padding, (void)dilation, (void)transposed, (void)output_padding, (void)groups;
   (void)in_offsets, (void)out_offsets, (void)dim, (void)group, (void)layer, (void)row_boundary, (void)across_boundary;
-  return {wanted[0] ? at::empty_like(x) : at::Tensor(), wanted[1] ? at::empty_like(weight) : at::Tensor(),
+  const auto gradient_of = [](const at::Tensor& t) {
+    return at::empty(t.sizes(), t.options().memory_format(halo::memory_format(t)));
+  };
+  return {wanted[0] ? gradient_of(x) : at::Tensor(), wanted[1] ? gradient_of(weight) : at::Tensor(),
           wanted[2] ? at::empty({grad.size(1)}, grad.options()) : at::Tensor()};
 }
 

@@ -77,9 +77,10 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
     std::tie(std::get<1>(result), std::get<2>(result)) =
         steps.parameter_gradients(channel_sums, rstd, type, {wanted[1], wanted[2]});
   }
-  if (!wanted[0]) return result;
+  // Another rank's x may need a gradient, and with it these sums.
   const std::vector<at::Tensor> group_sums = comm::all_gather(
       domain, steps.group_sums(channel_sums, weight, a.num_groups), a.layer, call_facts(x, a, "backward"));
+  if (!wanted[0]) return result;
   const auto total = static_cast<double>(elements(x, a, a.in_offsets.back()));
   std::get<0>(result) = steps.input_gradient(g, input, mean, rstd, weight, group_sums, total);
   return result;

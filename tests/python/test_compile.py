@@ -204,3 +204,22 @@ def test_backward_hooks_of_a_wrapped_module_are_refused(monkeypatch, alone):
     conv.register_full_backward_hook(lambda *given: None)
     with pytest.raises(Exception, match="backward hooks of it are not supported"):
         torch.compile(layer, fullgraph=True, backend="eager")(torch.randn(1, 1, 5, 4))
+
+
+@pytest.mark.parametrize("last", ["input", "weight"])
+def test_gradients_lie_as_compiled_code_expects(alone, monkeypatch, last):
+    """Where channels come last in the input or in the weight alone."""
+    monkeypatch.setattr("graticule.domain_parallel.borrowed.active_domain", lambda given: alone)
+    layer = DomainParallelConv2d(nn.Conv2d(4, 4, 3, padding=1), domain=alone, rows=8)
+    x = torch.randn(2, 4, 8, 6)
+    if last == "input":
+        x = x.contiguous(memory_format=torch.channels_last)
+    else:
+        layer.to(memory_format=torch.channels_last)
+    given = [x.clone().requires_grad_() for _ in range(2)]
+    for layer_or_code, t in zip((layer, torch.compile(layer, fullgraph=True)), given, strict=True):
+        layer.zero_grad()
+        layer_or_code(t).square().sum().backward()
+        t.of_weight = layer.weight.grad
+    torch.testing.assert_close(given[0].grad, given[1].grad)
+    torch.testing.assert_close(given[0].of_weight, given[1].of_weight)

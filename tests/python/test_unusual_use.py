@@ -336,3 +336,84 @@ def test_a_layer_of_a_domain_can_be_copied_and_pickled():
         )
 
     assert run_ranks(2, body) == [True, True]
+
+
+def test_a_changed_convolution_within_a_periodic_one_is_refused():
+    module = PeriodicConv2d(2, 2, 3)
+    module.conv = StandardisedConv(2, 2, 3)
+    with pytest.raises((TypeError, ValueError), match="StandardisedConv"):
+        convert_to_domain_parallel(nn.Sequential(module), None)
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (nn.GroupNorm(2, 4), {"eps": 0.5}),
+        (nn.Conv2d(4, 4, 3, padding=1), {"stride": (2, 2)}),
+        (nn.Conv2d(4, 4, 3, padding=1), {"padding": (0, 2), "dilation": (2, 1)}),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), {"padding": (0, 1)}),
+        (nn.ConvTranspose2d(4, 4, 3, padding=1), {"stride": (2, 1)}),
+        (PeriodicConv2d(4, 4, 3), {"padding": 2}),
+    ],
+)
+def test_options_set_on_a_layer_hold(module, options):
+    """As on the module that it wraps, where they can be read too."""
+    module = copy.deepcopy(module).double()
+    x = torch.randn(1, 4, 9, 6, dtype=torch.float64)
+
+    def body(domain):
+        model = convert_to_domain_parallel(nn.Sequential(copy.deepcopy(module)), domain)
+        for name, value in options.items():
+            setattr(model[0], name, value)
+            assert getattr(model[0], name) == value
+        return model(own_rows(x, domain))
+
+    parts = run_ranks(2, body)
+    for name, value in options.items():
+        setattr(module, name, value)
+    assert relative(torch.cat(parts, 2), module(x)) < 1e-12
+
+
+def test_a_parametrized_module_is_judged_by_its_base():
+    class Exp(nn.Module):
+        def forward(self, weight):
+            return weight.exp()
+
+    norm = nn.BatchNorm2d(2)
+    nn.utils.parametrize.register_parametrization(norm, "weight", Exp())
+    with pytest.raises(ValueError, match="mix rows"):
+        convert_to_domain_parallel(nn.Sequential(norm), None)
+    linear = nn.Linear(2, 2)
+    nn.utils.parametrize.register_parametrization(linear, "weight", Exp())
+    convert_to_domain_parallel(nn.Sequential(linear), None)
+
+
+def test_a_pickled_layer_has_met_no_rows():
+    def body(domain):
+        layer = DomainParallelConv2d(nn.Conv2d(1, 1, 3, padding=1), domain=domain)
+        layer(own_rows(torch.randn(1, 1, 9, 4), domain))
+        assert layer._cuts._seen
+        return pickle.loads(pickle.dumps(layer))._cuts._seen
+
+    assert run_ranks(2, body) == [{}, {}]
+
+
+def test_a_norm_whose_input_needs_a_gradient_on_one_rank():
+    x = torch.randn(1, 4, 8, 3, dtype=torch.float64)
+    whole = x.clone().requires_grad_()
+    F.group_norm(whole, 2).square().sin().sum().backward()
+
+    def body(domain):
+        mine = own_rows(x, domain).requires_grad_(domain.rank == 1)
+        DomainParallelGroupNorm(nn.GroupNorm(2, 4).double(), domain=domain)(mine).square().sin().sum().backward()
+        return mine.grad
+
+    assert relative(run_ranks(2, body)[1], whole.grad[:, :, 4:]) < 1e-10
+
+
+def test_sizes_that_are_no_whole_numbers_are_refused():
+    def body(domain):
+        with pytest.raises(TypeError, match="whole numbers"):
+            DomainParallelInterpolate((7.9, 5.0), domain=domain)(torch.randn(1, 1, 4, 4))
+
+    run_ranks(2, body)

@@ -56,6 +56,21 @@ class BorrowingLayer(nn.Module):
         """The module as it was given."""
         return self.__dict__[self._wrapped_name]
 
+    def _is_option(self, name: str) -> bool:
+        """Whether `name` is an option of the wrapped module, such as stride or eps: read and set there."""
+        wrapped = self.__dict__.get(self.__dict__.get("_wrapped_name", ""))
+        return wrapped is not None and name in getattr(wrapped, "__constants__", ())
+
+    def __getattr__(self, name: str) -> Any:
+        """The wrapped module's options are the layer's too."""
+        return getattr(self.wrapped, name) if self._is_option(name) else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_option(name):
+            setattr(self.wrapped, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def train(self, mode: bool = True) -> Any:
         """Sets the mode of the wrapped module too."""
         self.wrapped.train(mode)

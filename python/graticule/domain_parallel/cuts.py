@@ -99,3 +99,7 @@ class RowCuts:
 
     def __deepcopy__(self, memo: dict) -> RowCuts:
         return RowCuts(self.layer, self.rows)
+
+    def __reduce__(self) -> Any:
+        # What a rank has met is not what another one has that loads it.
+        return RowCuts, (self.layer, self.rows)

@@ -40,9 +40,15 @@ def conv_padding(conv: Any) -> tuple[list[int], list[int]]:
 
     "same" puts the odd one after, as torch.nn.Conv2d does.
     """
+    if conv.padding_mode != "zeros":
+        # Made when the module is, for the last dimension first; torch pads by it, whatever becomes of `padding`.
+        pairs = list(conv._reversed_padding_repeated_twice)
+        return pairs[::2][::-1], pairs[1::2][::-1]
     if conv.padding == "valid":
         return [0] * len(conv.kernel_size), [0] * len(conv.kernel_size)
     if conv.padding == "same":
+        if any(stride != 1 for stride in conv.stride):
+            raise RuntimeError("padding='same' is not supported for strided convolutions")
         totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         return [t // 2 for t in totals], [t - t // 2 for t in totals]
     return list(conv.padding), list(conv.padding)
@@ -228,10 +234,6 @@ class DomainParallelGroupNorm(BorrowingLayer):
             raise TypeError(f"DomainParallelGroupNorm: expected a GroupNorm, got {type(norm).__name__}")
         refuse_changed_forward("DomainParallelGroupNorm", norm, nn.GroupNorm)
         super().__init__("norm", norm, shard_dim, domain, rows)
-        self.num_groups = norm.num_groups
-        self.num_channels = norm.num_channels
-        self.eps = norm.eps
-        self.affine = norm.affine
 
     @property
     def weight(self) -> Tensor | None:
@@ -275,12 +277,21 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
                 "DomainParallelPeriodicConv2d: expected a module with a Conv2d `conv` and a number `padding`, "
                 f"got {type(periodic_conv).__name__}"
             )
+        refuse_changed_forward("DomainParallelPeriodicConv2d", periodic_conv.conv, nn.Conv2d)
         super().__init__("periodic_conv", periodic_conv, shard_dim, domain, rows)
         conv = periodic_conv.conv
-        self.padding = periodic_conv.padding
         before = conv_padding(conv)[0][0] + _as_list(self.padding, 2)[0]
         width = conv_halo_width(conv.kernel_size[0], conv.stride[0], before, conv.dilation[0])
         object.__setattr__(self, "halo_exchange", HaloExchange(width, shard_dim, domain=domain))
+
+    @property
+    def padding(self) -> Any:
+        """The wrapped module's padding."""
+        return self.wrapped.padding
+
+    @padding.setter
+    def padding(self, value: Any) -> None:
+        self.wrapped.padding = value
 
     @property
     def weight(self) -> Tensor:
@@ -321,6 +332,12 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
 
         y = call_as(module.conv, convolve, x)
         return y if batched else y.squeeze(0)
+
+
+def _whole_numbers(sizes: list[Any]) -> list[int]:
+    if any(isinstance(size, float) for size in sizes):
+        raise TypeError(f"DomainParallelInterpolate: expected sizes that are whole numbers, got {sizes}")
+    return [int(size) for size in sizes]
 
 
 class DomainParallelInterpolate(nn.Module):
@@ -379,7 +396,7 @@ class DomainParallelInterpolate(nn.Module):
         spatial = x.dim() - 2
         return torch.ops.graticule.interpolate(
             x,
-            [] if self.size is None else [int(s) for s in _as_list(self.size, spatial)],
+            [] if self.size is None else _whole_numbers(_as_list(self.size, spatial)),
             [] if self.scale_factor is None else [float(s) for s in _as_list(self.scale_factor, spatial)],
             self.mode,
             self.align_corners,

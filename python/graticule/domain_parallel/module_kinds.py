@@ -69,8 +69,6 @@ def mixes_rows(module: nn.Module, shard_dim: int = -2) -> bool:
     """
     if isinstance(module, (*WHOLE, torch.jit.ScriptModule)):
         return True
-    if type(module).__module__.startswith("torch.nn.utils"):
-        return False
     base = _torch_base(module)
     if base is None:
         return False
@@ -89,6 +87,7 @@ def _torch_base(module: nn.Module) -> type | None:
     for kind in type(module).__mro__:
         if kind is nn.Module:
             return None
-        if kind.__module__.startswith("torch."):
+        # A parametrized module is what its base is.
+        if kind.__module__.startswith("torch.") and not kind.__module__.startswith("torch.nn.utils"):
             return kind
     return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graticule.compiling import at_trace_time, fixed_shape
+from graticule.domain import Domain
 from graticule.domain_parallel.borrowed import BorrowingLayer
 from graticule.domain_parallel.layers import DomainParallelInterpolate
 from graticule.domain_parallel.manager import active_domain, plain_layers
@@ -26,7 +27,8 @@ class TracedRows:
 
     def __init__(self, model: nn.Module, rows: int, manager: Any, shard_dim: int) -> None:
         self.rows = rows
-        self.manager = manager
+        # A manager or a process group can be neither copied nor pickled.
+        self.manager = None if manager is None else Domain.of(manager)
         self.shard_dim = shard_dim
         self._plain: nn.Module | None = copy.deepcopy(model).to("meta")
 
