@@ -126,15 +126,17 @@ class _NormFunction(EagerFunction):
 class _Fast(BorrowingLayer):
     """A cut layer that takes and gives DomainTensors."""
 
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
         """The rows that the module's own way would give."""
-        return self._of_cut(x, *args) if type(x) is DomainTensor else self.wrapped(x, *args)
+        if type(input) is DomainTensor:
+            return self._of_cut(input, *args, **kwargs)
+        return self.wrapped(input, *args, **kwargs)
 
     @eagerly
-    def _of_cut(self, x: Any, *args: Any) -> Tensor:
+    def _of_cut(self, x: Any, *args: Any, **kwargs: Any) -> Tensor:
         # Attributes of the local tensor: each of a DomainTensor's own is a call of torch, dispatched.
-        if args or not self._takes(x._local, x._cut):
-            return self.wrapped(x, *args)
+        if args or kwargs or not self._takes(x._local, x._cut):
+            return self.wrapped(x, *args, **kwargs)
         return super().forward(x)
 
     def _takes(self, local: Tensor, cut: Cut) -> bool:
@@ -152,8 +154,9 @@ class _Fast(BorrowingLayer):
 
 
 class _FastConv(_Fast, layers._ConvBase):
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
-        return _Fast.forward(self, x, *(a for a in args if a is not None))
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        named = {name: value for name, value in kwargs.items() if value is not None}
+        return _Fast.forward(self, input, *(a for a in args if a is not None), **named)
 
     def _takes(self, local: Tensor, cut: Cut) -> bool:
         module: Any = self.wrapped
@@ -199,13 +202,13 @@ class _FastConv2d(_FastConv, layers.DomainParallelConv2d): ...
 class _FastConv3d(_FastConv, layers.DomainParallelConv3d): ...
 
 
-class _FastConvTranspose1d(_FastConv, layers.DomainParallelConvTranspose1d): ...
+class _FastConvTranspose1d(_FastConv, layers.DomainParallelConvTranspose1d): ...  # type: ignore[misc]
 
 
-class _FastConvTranspose2d(_FastConv, layers.DomainParallelConvTranspose2d): ...
+class _FastConvTranspose2d(_FastConv, layers.DomainParallelConvTranspose2d): ...  # type: ignore[misc]
 
 
-class _FastConvTranspose3d(_FastConv, layers.DomainParallelConvTranspose3d): ...
+class _FastConvTranspose3d(_FastConv, layers.DomainParallelConvTranspose3d): ...  # type: ignore[misc]
 
 
 _FAST: dict[type, type] = {

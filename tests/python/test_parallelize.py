@@ -109,3 +109,19 @@ def test_other_inputs_take_the_modules_way():
             assert torch.allclose(y.gather(), conv(x))
 
     run_ranks(2, body)
+
+
+def test_layers_are_called_and_read_as_the_modules_are():
+    up = nn.ConvTranspose2d(3, 4, 3, 2, 1).double()
+    x = torch.randn(1, 3, 7, 5, dtype=torch.float64)
+    expected = up(x, output_size=[14, 10])
+
+    def body(domain):
+        layer = parallelize(nn.Sequential(copy.deepcopy(up)), domain)[0]
+        assert layer.stride == (2, 2) and layer.in_channels == 3
+        y = layer(graticule.shard(x, domain), output_size=[14, 10])
+        assert torch.equal(layer(input=x), up(x))
+        return y.gather()
+
+    for y in run_ranks(2, body):
+        torch.testing.assert_close(y, expected)

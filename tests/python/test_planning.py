@@ -21,10 +21,13 @@ def test_rows_memory_and_no_messages():
     assert found.serial_activations / 3 < found.activations < found.serial_activations / 2
 
 
+@pytest.mark.parametrize("border", ["zeros", "circular"])
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_bytes_are_near_those_of_a_run(ranks):
+def test_bytes_are_near_those_of_a_run(ranks, border):
     def build() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 5, padding=2, padding_mode=border), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1)
+        )
 
     planned = graticule.plan(build, (1, 3, 24, 64), ranks, dtype=torch.float64)
     whole = torch.randn(1, 3, 24, 64, dtype=torch.float64)

@@ -21,7 +21,15 @@ def _parser() -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=text, description=text)
         found.set_defaults(run=run)
         found.add_argument("model", help="package.module:function that builds the model, or a class of one")
-        found.add_argument("--shape", type=_numbers, required=True, help="sizes of the whole input: 1,70,721,1440")
+        found.add_argument(
+            "--shape",
+            type=_numbers,
+            action="append",
+            required=True,
+            dest="shapes",
+            help="sizes of the whole input, 1,70,721,1440; once more for each further input of the model: one with as "
+            "many dimensions and rows as the first is cut too",
+        )
         found.add_argument("--dim", type=int, default=-2, help="the dimension to cut (%(default)s)")
         found.add_argument("--seed", type=int, default=0, help="of weights, input and random numbers (%(default)s)")
         found.add_argument("--dtype", default="float64", help="of the model and its input (%(default)s)")
@@ -47,7 +55,7 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Ends with one line where an argument is wrong, before any rank is started."""
     builder(given.model)
     data_type(given)
-    dims = len(given.shape)
+    dims = len(given.shapes[0])
     if not -dims <= given.dim < dims:
         parser.error(f"--dim: expected one of {-dims} to {dims - 1} for a shape of {dims} sizes, got {given.dim}")
     for ranks in given.ranks if isinstance(given.ranks, list) else [given.ranks]:

@@ -35,7 +35,7 @@ def data_type(options: Any) -> torch.dtype:
     return found
 
 
-def model_and_input(options: Any) -> tuple[nn.Module, Tensor]:
+def model_and_inputs(options: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The same on every rank: from the same seed."""
     torch.manual_seed(options.seed)
     model = builder(options.model)().to(data_type(options)).train(not options.eval)
@@ -43,4 +43,9 @@ def model_and_input(options: Any) -> tuple[nn.Module, Tensor]:
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(options.perturb * torch.randn_like(p))
-    return model, torch.randn(options.shape, dtype=data_type(options))
+    return model, tuple(torch.randn(shape, dtype=data_type(options)) for shape in options.shapes)
+
+
+def shown(shapes: list[list[int]]) -> str:
+    """Sizes as the user gave them."""
+    return " and ".join(",".join(map(str, shape)) for shape in shapes)

@@ -5,33 +5,32 @@ from __future__ import annotations
 import collections
 from typing import Any
 
-from graticule.command.building import model_and_input
+from graticule.command.building import model_and_inputs, shown
 from graticule.command.ranks import on_ranks
 from graticule.domain import Domain
 from graticule.tensor import report as reports
-from graticule.tensor.face import shard
 from graticule.tensor.report import Report
 from graticule.verification import check
 from graticule.verification.passes import run_pass, weighted_sum
 
 
 def _verified(domain: Domain, options: Any) -> tuple[str, bool]:
-    model, x = model_and_input(options)
-    found = check.verify(model, x, domain, dim=options.dim, bound=options.bound, seed=options.seed)
+    model, inputs = model_and_inputs(options)
+    found = check.verify(model, inputs, domain, dim=options.dim, bound=options.bound, seed=options.seed)
     return str(found), found.exact
 
 
 def verify(options: Any) -> int:
     """Prints a table; 1 where the cut model differs."""
     text, exact = on_ranks(options.ranks, _verified, options)
-    print(f"{options.model} of {options.shape} on {options.ranks} ranks\n{text}")
+    print(f"{options.model} of {shown(options.shapes)} on {options.ranks} ranks\n{text}")
     return 0 if exact else 1
 
 
 def _reported(domain: Domain, options: Any) -> tuple[str, bool]:
-    model, x = model_and_input(options)
+    model, inputs = model_and_inputs(options)
     with reports.report(model=model) as found:
-        run_pass(model, (shard(x, domain, options.dim),), weighted_sum)
+        run_pass(model, check.cut_arguments(inputs, domain, options.dim), weighted_sum)
     return str(found) if options.all else summary(found), bool(found.gathers)
 
 
@@ -54,5 +53,5 @@ def summary(found: Report) -> str:
 def report(options: Any) -> int:
     """Prints what rank 0 sent; with --strict 1 where anything was gathered."""
     text, gathers = on_ranks(options.ranks, _reported, options)
-    print(f"{options.model} of {options.shape}: sent by rank 0 of {options.ranks}\n{text}")
+    print(f"{options.model} of {shown(options.shapes)}: sent by rank 0 of {options.ranks}\n{text}")
     return 1 if gathers and options.strict else 0

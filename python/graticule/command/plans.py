@@ -13,7 +13,7 @@ def plan(options: Any) -> int:
     for ranks in options.ranks:
         try:
             found = planning.plan(
-                builder(options.model), options.shape, ranks, options.dim, data_type(options), not options.eval
+                builder(options.model), options.shapes, ranks, options.dim, data_type(options), not options.eval
             )
         except RuntimeError as error:
             if "meta tensors" not in str(error):

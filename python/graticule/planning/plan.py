@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graticule.domain import Domain
 from graticule.planning.fake_rank import fake_rank, saved_bytes
 from graticule.tensor import report as reports
 from graticule.tensor.cut import balanced_offsets
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.face import from_local
-from graticule.verification.passes import named_tensors
+from graticule.verification.passes import is_cut, named_tensors
 
 
 @dataclasses.dataclass
@@ -54,7 +55,7 @@ class Plan:
 
 def plan(
     build: Callable[[], nn.Module],
-    shape: Sequence[int],
+    shape: Sequence[int] | Sequence[Sequence[int]],
     ranks: int,
     dim: int = -2,
     dtype: torch.dtype = torch.float32,
@@ -64,7 +65,8 @@ def plan(
 
     Args:
         build: makes the model; only its parameters take memory, for a moment.
-        shape: the whole input's.
+        shape: the whole input's; or the shapes of several inputs, of which those with as many dimensions and rows as
+            the first are cut.
         ranks: how many there would be. Followed are the first, a middle and the last one.
         dim: the cut dimension.
         dtype: of the model and its input.
@@ -75,17 +77,27 @@ def plan(
 
     """
     model = build().to(dtype).train(training).to("meta")
+    shapes = _several(shape)
+
+    def empty(sizes: Sequence[int]) -> Tensor:
+        return torch.empty(tuple(sizes), dtype=dtype, device="meta")
+
     with saved_bytes(model) as serial:
-        _step(model, torch.empty(tuple(shape), dtype=dtype, device="meta"))
+        _step(model, [empty(sizes) for sizes in shapes])
     result = Plan(ranks, {}, 0, _bytes(model), 0, sum(serial), [])
-    offsets = balanced_offsets(shape[dim], ranks)
+    rows = shapes[0][dim]
+    offsets = balanced_offsets(rows, ranks)
     for rank in sorted({0, ranks // 2, ranks - 1}):
-        own = list(shape)
-        own[dim] = offsets[rank + 1] - offsets[rank]
         with fake_rank(rank, ranks) as messages, reports.report(model=model) as report:
-            x = from_local(torch.empty(own, dtype=dtype, device="meta"), messages.domain, dim, rows=shape[dim])
+
+            def part(sizes: Sequence[int], rank: int = rank, domain: Domain = messages.domain) -> Tensor:
+                own = list(sizes)
+                own[dim] = offsets[rank + 1] - offsets[rank]
+                return from_local(empty(own), domain, dim, rows=rows)
+
+            inputs = [part(sizes) if is_cut(sizes, shapes[0], dim) else empty(sizes) for sizes in shapes]
             with saved_bytes(model) as saved:
-                _step(model, x, result)
+                _step(model, inputs, result)
         result.bytes = max(result.bytes, messages.bytes)
         result.activations = max(result.activations, sum(saved))
         if not result.gathers:
@@ -93,7 +105,11 @@ def plan(
     return result
 
 
-def _step(model: nn.Module, x: Tensor, found: Plan | None = None) -> None:
+def _several(shape: Any) -> list[Sequence[int]]:
+    return [shape] if all(isinstance(size, int) for size in shape) else list(shape)
+
+
+def _step(model: nn.Module, inputs: list[Tensor], found: Plan | None = None) -> None:
     names = {module: name for name, module in model.named_modules() if next(module.children(), None) is None}
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
@@ -110,7 +126,7 @@ def _step(model: nn.Module, x: Tensor, found: Plan | None = None) -> None:
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
-        outputs = [t for t in named_tensors(model(x.requires_grad_())).values() if t.requires_grad]
+        outputs = [t for t in named_tensors(model(*(x.requires_grad_() for x in inputs))).values() if t.requires_grad]
         if outputs:
             torch.stack([t.sum() for t in outputs]).sum().backward()
     finally:

@@ -35,14 +35,22 @@ def _received(offsets: list[int], wanted: list[Interval], rank: int) -> int:
     return _common(wanted[rank], (0, offsets[-1])) - _common(wanted[rank], _own(offsets, rank))
 
 
-def _gather_rows(a: dict[str, Any], rank: int) -> int:
+def _shifted(a: dict[str, Any]) -> list[list[Interval]]:
+    """The rows that each rank wants; where they wrap around, those too, as rows of the grid: one list for each turn."""
     wanted = list(zip(a["begins"], a["ends"], strict=True))
-    return _sent(a["offsets"], wanted, rank) * _row_bytes(a["x"], a["dim"])
+    turns = [0]
+    if a["boundary"] == "circular":
+        rows = max(a["offsets"][-1], 1)
+        turns = list(range(min(a["begins"]) // rows, (max(a["ends"]) - 1) // rows + 1))
+    return [[(b - turn * rows, e - turn * rows) if turn else (b, e) for b, e in wanted] for turn in turns]
+
+
+def _gather_rows(a: dict[str, Any], rank: int) -> int:
+    return sum(_sent(a["offsets"], wanted, rank) for wanted in _shifted(a)) * _row_bytes(a["x"], a["dim"])
 
 
 def _fold_rows(a: dict[str, Any], rank: int) -> int:
-    wanted = list(zip(a["begins"], a["ends"], strict=True))
-    return _received(a["offsets"], wanted, rank) * _row_bytes(a["g"], a["dim"])
+    return sum(_received(a["offsets"], wanted, rank) for wanted in _shifted(a)) * _row_bytes(a["g"], a["dim"])
 
 
 def _windows(a: dict[str, Any], ranks: int) -> list[Interval]:

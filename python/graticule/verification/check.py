@@ -16,7 +16,7 @@ from graticule.tensor.face import shard
 from graticule.tensor.random import by_position
 from graticule.verification.blame import first_difference
 from graticule.verification.differences import Difference, differences, worst
-from graticule.verification.passes import Loss, named_tensors, run_pass, state_kept, weighted_sum
+from graticule.verification.passes import Loss, is_cut, named_tensors, run_pass, state_kept, weighted_sum
 
 _BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
@@ -95,19 +95,25 @@ def verify(
     """
     within = Domain.of(domain)
     arguments = x if isinstance(x, (tuple, dict)) else (x,)
+    seen = [t for t in pytree.tree_leaves(arguments) if isinstance(t, Tensor)]
+    if len(seen) != len(named_tensors(arguments)):
+        raise TypeError(
+            "verify: expected tensors, and tuples, lists and dictionaries of them, got a container of another kind: "
+            "its tensors could not be cut"
+        )
     _same_everywhere(model, arguments, within)
     value = loss or weighted_sum
     with state_kept(model, seed), by_position():
         uncut = run_pass(model, _copied(arguments), value)
     with state_kept(model, seed), by_position(), reports.report(model=model) as report:
-        cut = run_pass(model, _cut(arguments, within, dim), value)
+        cut = run_pass(model, cut_arguments(arguments, within, dim), value)
         found = differences(cut, uncut, within)
     types = [t.dtype for t in uncut.outputs.values() if t.dtype in _BOUNDS]
     limit = bound if bound is not None else max((_BOUNDS[t] for t in types), default=1e-10)
     result = Verification(found, limit, "", report)
     if not result.exact:
         result.first_module = first_difference(
-            model, lambda: _copied(arguments), lambda: _cut(arguments, within, dim), value, within, limit, seed
+            model, lambda: _copied(arguments), lambda: cut_arguments(arguments, within, dim), value, within, limit, seed
         )
     return result
 
@@ -116,14 +122,12 @@ def _copied(arguments: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), arguments)
 
 
-def _cut(arguments: Any, domain: Domain, dim: int) -> Any:
-    first = next(iter(named_tensors(arguments).values()))
-    rows, ndim = first.shape[dim], first.dim()
+def cut_arguments(arguments: Any, domain: Domain, dim: int) -> Any:
+    """A rank's part of the whole arguments, as verify() says."""
+    first = next(iter(named_tensors(arguments).values())).shape
 
     def part(t: Tensor) -> Tensor:
-        if t.dim() == ndim and t.shape[dim] == rows:
-            return shard(t.detach(), domain, dim)
-        return t.detach().clone()
+        return shard(t.detach(), domain, dim) if is_cut(t.shape, first, dim) else t.detach().clone()
 
     return pytree.tree_map_only(Tensor, part, arguments)
 
@@ -144,5 +148,9 @@ def _same_everywhere(model: nn.Module, arguments: Any, domain: Domain) -> None:
 
 
 def _fingerprint(t: Tensor) -> float:
-    flat = t.detach().double().reshape(-1).nan_to_num() if not t.is_complex() else t.detach().abs().reshape(-1)
+    flat = (
+        t.detach().double().reshape(-1).nan_to_num(0.5, 1e30, -1e30)
+        if not t.is_complex()
+        else t.detach().abs().reshape(-1)
+    )
     return float((flat * torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device).cos()).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,11 +49,17 @@ def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
     return found
 
 
+def is_cut(shape: Sequence[int], first: Sequence[int], dim: int) -> bool:
+    """Whether an input of sizes `shape` is cut beside a first one: where it has as many dimensions and rows."""
+    return len(shape) == len(first) and shape[dim] == first[dim]
+
+
 def weighted_sum(output: Any) -> Tensor:
     """A loss that every element of the output weighs in differently, the same for a whole and for a cut output."""
-    total: Any = 0.0
+    total: Any = torch.zeros(())
     for t in named_tensors(output).values():
         if t.requires_grad:
+            t = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
             weight = torch.linspace(0.5, 1.5, max(t.numel(), 1), dtype=torch.float64)[: t.numel()]
             total = total + (t * weight.cos().to(t.dtype).to(t.device).view(t.shape)).sum() / max(t.numel(), 1)
     return total
@@ -69,7 +75,7 @@ def run_pass(model: nn.Module, arguments: Any, loss: Loss) -> Pass:
     if value.requires_grad:
         value.backward()
     return Pass(
-        {name: t.detach() for name, t in named_tensors(output).items()},
+        {name: t.detach().clone() for name, t in named_tensors(output).items()},
         value.detach(),
         {name: t.grad for name, t in taken.items() if t.grad is not None},
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
@@ -81,6 +87,7 @@ def run_pass(model: nn.Module, arguments: Any, loss: Loss) -> Pass:
 def state_kept(model: nn.Module, seed: int) -> Iterator[None]:
     """Restores the model's values and gradients and the random generators; within, it starts with none, and `seed`."""
     tensors = [*model.parameters(), *model.buffers()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [t.detach().clone() for t in tensors]
     gradients = [p.grad for p in model.parameters()]
     devices = sorted({t.device for t in tensors if t.is_cuda}, key=str)
@@ -91,6 +98,8 @@ def state_kept(model: nn.Module, seed: int) -> Iterator[None]:
                 p.grad = None
             yield
         finally:
+            for module, given in buffers:
+                module._buffers.update(given)
             with torch.no_grad():
                 for t, value in zip(tensors, values, strict=True):
                     if not torch.equal(t, value):

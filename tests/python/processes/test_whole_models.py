@@ -63,3 +63,19 @@ def test_the_command_plans():
     assert re.search(r"21 rows: 10, 11", found.stdout)
     assert re.search(r"21 rows: 3 x 5, 6", found.stdout)
     assert found.stdout.count("gathers:      none") == 2
+
+
+FORCED = ("support.small_models:Forced", *SHAPE, "--shape", "1,2,21,8", "--shape", "1,1")
+
+
+def test_the_command_takes_several_inputs():
+    """Those of the first one's dimensions and rows are cut, others replicated."""
+    found = command("verify", *FORCED, "--ranks", "3")
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"input gradient +3 ", found.stdout), found.stdout
+    planned = command("plan", *FORCED, "--ranks", "3")
+    assert planned.returncode == 0, planned.stderr
+    assert "21 rows: 3 x 7" in planned.stdout and "gathers:      none" in planned.stdout
+    reported = command("report", *FORCED, "--strict")
+    assert reported.returncode == 0, reported.stderr
+    assert "1,3,21,8 and 1,2,21,8 and 1,1: sent by rank 0 of 2" in reported.stdout

@@ -31,3 +31,15 @@ def fine() -> nn.Module:
 
 def faulty() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(nn.SiLU(), Faulty()), nn.Conv2d(8, 3, 1))
+
+
+class Forced(nn.Module):
+    """Takes fields, a forcing on the same grid, and the time, of one value a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 3, 3, padding=1)
+        self.embedding = nn.Linear(1, 3)
+
+    def forward(self, x: Tensor, forcing: Tensor, time: Tensor) -> Tensor:
+        return self.conv(torch.cat([x, forcing], 1)) * (1 + self.embedding(time)[..., None, None])
