@@ -6,6 +6,7 @@ on one rank is an error then, not a wrong sum.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,11 @@ from torch import Tensor
 
 from graticule.environment import check_mode
 from graticule.tensor.write_counts import count_write
+
+
+@functools.cache
+def _is_mutable(op: Any) -> bool:
+    return op._schema.is_mutable
 
 
 class _State(threading.local):
@@ -32,8 +38,8 @@ def run(op: Any, args: Any, kwargs: Any, rule: Callable[..., Any]) -> Any:
         if check_mode():
             _compare(args)
         result = rule(op, *args, **kwargs)
-        if torch.is_inference_mode_enabled() and op._schema.is_mutable:
-            for t in _cut_tensors(args[:1]):
+        if _is_mutable(op):
+            for t in _cut_tensors((*args[:1], kwargs.get("out"))):
                 count_write(t)
         return result
     finally:

@@ -77,7 +77,7 @@ class Cut:
 
     def at(self, dim: int) -> Cut:
         """The same cut of another dimension."""
-        return self if dim == self.dim else dataclasses.replace(self, dim=dim)
+        return self if dim == self.dim else Cut(self.domain, dim, self.offsets, self.outer, self.inner)
 
     def global_shape(self, shape: torch.Size | tuple[int, ...] | list[int]) -> list[int]:
         """Sizes of the whole of which a part has these sizes."""

@@ -13,9 +13,10 @@ from graticule.domain import Domain
 from graticule.tensor import functions
 from graticule.tensor.call_facts import run
 from graticule.tensor.cut import Cut
+from graticule.tensor.differentiating import backward_passes
 from graticule.tensor.eagerly import eagerly
 from graticule.tensor.registry import find_rule
-from graticule.tensor.replicated_view import mark_views, refuse_misused_copies
+from graticule.tensor.replicated_view import mark_views, refuse_misused_copies, refuse_out_of_date
 from graticule.tensor.write_through import write_through
 
 
@@ -92,6 +93,7 @@ class DomainTensor(Tensor):
     @property
     def local(self) -> Tensor:
         """This rank's own rows, a plain tensor; differentiable."""
+        refuse_out_of_date("local", self)
         return functions.to_local(self)
 
     @property
@@ -122,7 +124,10 @@ class DomainTensor(Tensor):
 
         With arguments it is torch.gather.
         """
-        return torch.gather(self, *args, **kwargs) if args or kwargs else functions.gather(self)
+        if args or kwargs:
+            return torch.gather(self, *args, **kwargs)
+        refuse_out_of_date("gather", self)
+        return functions.gather(self)
 
     @classmethod
     @eagerly
@@ -130,6 +135,8 @@ class DomainTensor(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in backward_passes:
+            return backward_passes[func](*args, **kwargs)
         if write_through(func, args, kwargs) is not None:
             origin, index = args[0]._taken_from
             return origin[index]

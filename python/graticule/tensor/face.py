@@ -11,7 +11,7 @@ from graticule.domain import Domain
 from graticule.exchange import wrapped_dimension
 from graticule.tensor import functions
 from graticule.tensor.cut import Cut
-from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.domain_tensor import DomainTensor, strides_in_order
 
 
 def shard(x: Tensor, domain: Any, dim: int = -2) -> DomainTensor:
@@ -32,7 +32,7 @@ def shard(x: Tensor, domain: Any, dim: int = -2) -> DomainTensor:
 
 
 def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -> DomainTensor:
-    """A DomainTensor over rows that this rank has; it shares their memory. All ranks must call.
+    """A DomainTensor over rows that this rank has; it shares their memory, where they lie densely. All ranks must call.
 
     Args:
         x: this rank's rows.
@@ -48,16 +48,28 @@ def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -
     within = Domain.of(domain)
     place = _dimension("from_local", dim, x)
     own = x.shape[place]
+    if not _is_dense(x):
+        # What is a view of the tensor must not depend on how a rank's rows lie among others.
+        x = x.contiguous()
     if rows is None:
         offsets = tuple(torch.ops.graticule.row_offsets(own, within.group_name, "from_local"))
         return functions.from_local(x, Cut(within, place, offsets))
     cut = Cut.balanced(within, place, rows)
     if own != cut.own:
-        raise ValueError(
+        why = (
             f"from_local: rank {within.rank} of {within.size}: expected {cut.own} of {rows} rows, got {own}; "
             "leave rows out for a cut of another kind"
         )
+        # The others may have as many as they should.
+        torch.ops.graticule.poison(within.group_name, why)
+        raise ValueError(why)
     return functions.from_local(x, cut)
+
+
+def _is_dense(x: Tensor) -> bool:
+    sizes = tuple(x.shape)
+    dense = strides_in_order(x.stride(), sizes, sizes)
+    return all(size < 2 or own == other for size, own, other in zip(sizes, x.stride(), dense, strict=True))
 
 
 def _dimension(name: str, dim: int, x: Tensor) -> int:

@@ -161,11 +161,12 @@ _WITH_SHARED_PARAMETERS = {
 } | {torch.batch_norm, torch.group_norm, torch.instance_norm}
 
 
-def _shares_parameters(func: Callable[..., Any], args: Any) -> bool:
+def _shares_parameters(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     """Whether what comes back for plain arguments is whole."""
-    if func is torch.nn.functional.linear and args and isinstance(args[0], _class()):
-        return args[0]._cut.dim != args[0].dim() - 1
-    return func in _WITH_SHARED_PARAMETERS
+    x = args[0] if args else kwargs.get("input")
+    if func not in _WITH_SHARED_PARAMETERS or not isinstance(x, _class()):
+        return False
+    return func is not torch.nn.functional.linear or x._cut.dim != x.dim() - 1
 
 
 # Where two cut arguments meet in a sum, the gradient of one may be a sum over the ranks, which is whole on every rank.
@@ -189,7 +190,8 @@ def targets(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     if isinstance(func, torch._ops.OpOverload):
         writes = func._schema.is_mutable
     else:
-        writes = name.endswith("_") and not name.endswith("__") or name in _IN_PLACE_OPERATORS
+        writes = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+        writes = writes or name in _IN_PLACE_OPERATORS
         writes = writes or bool(kwargs.get("inplace"))
     first = args[0] if args else next((kwargs[key] for key in ("input", "self", "tensor") if key in kwargs), ())
     written = list(tensors(first)) if writes else []
@@ -208,9 +210,26 @@ def tensors(value: Any) -> Any:
             yield from tensors(part)
 
 
+def _refuse_own_rows(t: Tensor) -> None:
+    """RuntimeError for what `.local` gave: rows that differ from rank to rank are no replicated value.
+
+    Shards of one row each would broadcast, and the sum over the ranks of their gradients be taken for each rank's own.
+    """
+    maker = t.grad_fn
+    if isinstance(maker, _ToLocal._backward_cls) and maker.cut.domain.size > 1:
+        domain = maker.cut.domain
+        raise RuntimeError(
+            f"beside a DomainTensor: rank {domain.rank} of {domain.size}: expected a tensor that every rank has alike, "
+            f"got .local, this rank's rows alone, {list(t.shape)}; graticule.from_local makes a DomainTensor of them"
+        )
+
+
 def _with_replicated(value: Any, kind: type) -> Any:
     if isinstance(value, Tensor):
-        return value if isinstance(value, kind) or not value.requires_grad else _Replicated.apply(value)
+        if isinstance(value, kind) or not value.requires_grad:
+            return value
+        _refuse_own_rows(value)
+        return _Replicated.apply(value)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(_with_replicated(part, kind) for part in value)
     if isinstance(value, list):
@@ -240,11 +259,26 @@ def _keep_gradients_cut(result: Any, given: list[Any], kind: type[DomainTensor])
 
 def _keep_cut(t: Any) -> None:
     """Lets a tensor's gradient come by the tensor's own cut."""
-    cut = t._cut
+    if t.is_leaf and getattr(t, "_keeps_cut", False):
+        return
+    cut, t._keeps_cut = t._cut, True
     t.register_hook(lambda gradient: as_cut(gradient, cut))
 
 
 _requires_grad_set = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
+_data_set = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _set_data(t: Tensor, value: Tensor) -> None:
+    """`t.data = value`: t takes the other's rows for its own."""
+    kind = _class()
+    if not isinstance(t, kind) or not isinstance(value, kind):
+        raise TypeError(
+            f"data: expected two DomainTensors or none, got {type(t).__name__}.data = {type(value).__name__}"
+        )
+    _data_set(t, value)
+    for name in ("_local", "_cut", "_moved", "_strides_are_guessed"):
+        setattr(t, name, getattr(value, name))
 
 
 def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -263,26 +297,27 @@ def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", "")
     called, func = func, replaced.get(func, func)
-    if name == "__get__" or not torch.is_grad_enabled():
-        return func(*args, **kwargs)
     kind = _class()
-    if func is Tensor.requires_grad_ or func is _requires_grad_set:
+    if name == "__set__" and func == _data_set:
+        return _set_data(*args)
+    if func is Tensor.requires_grad_ or name == "__set__" and func == _requires_grad_set:
         before = args[0].requires_grad
         result = func(*args, **kwargs)
-        if args[0].requires_grad and not before and args[0].is_leaf:
+        if type(args[0]) is kind and args[0].requires_grad and not before and args[0].is_leaf:
             _keep_cut(args[0])
         return result
-    given = list(tensors(args)) + list(tensors(kwargs))
-    if func is Tensor.backward or func is torch.autograd.grad:
+    if name == "__get__" or not torch.is_grad_enabled():
         return func(*args, **kwargs)
+    given = list(tensors(args)) + list(tensors(kwargs))
     written = targets(called, args, kwargs)
     writes = bool(written)
     plain_needs = any(type(t) is not kind and t.requires_grad for t in given)
-    if plain_needs and not _shares_parameters(func, args):
+    if plain_needs and not _shares_parameters(func, args, kwargs):
         if not writes:
             args, kwargs = _with_replicated(args, kind), _with_replicated(kwargs, kind)
         elif args and written[0] is args[0]:
             args = (args[0], *_with_replicated(args[1:], kind))
+            kwargs = {key: value if key == "out" else _with_replicated(value, kind) for key, value in kwargs.items()}
     if name in _PRODUCTS and sum(type(t) is kind for t in given) > 1:
         for t in given:
             if type(t) is kind and t.requires_grad:

@@ -72,6 +72,11 @@ def recut(local: Tensor, old: Cut, new: Cut) -> Tensor:
     """The rank's part by the cut `new` of a tensor that is cut by `old`: along the same dimension or another one."""
     if new == old:
         return local
+    if new.domain != old.domain:
+        raise RuntimeError(
+            f"rank {old.domain.rank} of {old.domain.size}: expected DomainTensors of one domain, got {old.domain} and "
+            f"{new.domain}: gather() one of them"
+        )
     if old.domain.size == 1:
         return local
     if old.dim == new.dim and old.is_interval and new.is_interval:
@@ -94,6 +99,11 @@ def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
         return local
     if not (local.is_floating_point() or local.is_complex()) and local.dtype != torch.int64:
         return reduce_sum(local.to(torch.int64), domain, what).to(local.dtype)
+    # What no transport adds.
+    if local.is_complex():
+        return torch.view_as_complex(reduce_sum(torch.view_as_real(local.resolve_conj()), domain, what))
+    if local.dtype in (torch.float16, torch.bfloat16):
+        return reduce_sum(local.float(), domain, what).to(local.dtype)
     with report.move("reduction"):
         if not local.is_contiguous():
             local = local.contiguous()

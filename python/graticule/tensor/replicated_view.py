@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graticule.tensor import functions
+from graticule.tensor.differentiating import backward_passes
 from graticule.tensor.write_counts import writes
 from graticule.tensor.write_through import remember, write_through
 
@@ -32,6 +33,8 @@ class ReplicatedView(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in backward_passes:
+            return backward_passes[func](*args, **kwargs)
         value = write_through(func, args, kwargs)
         if value is not None:
             # Python puts it where the view came from once more, or the caller goes on with it as with the view.
@@ -57,9 +60,20 @@ class ReplicatedView(Tensor):
         if writes(self._origin) != self._version_of_origin:
             raise RuntimeError(_out_of_date(name, rank))
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def _plain(self) -> Tensor:
         with torch._C.DisableTorchFunctionSubclass():
-            return self.detach().clone().__reduce_ex__(protocol)
+            return self.detach().clone()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._plain().__reduce_ex__(protocol)
+
+    def __format__(self, spec: str) -> str:
+        return self._plain().__format__(spec)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("only a tensor made by the user can be copied deeply; detach() this one first")
+        return memo.setdefault(id(self), self._plain().requires_grad_(self.requires_grad))
 
 
 def _marked(func: Any, args: Any, given: list[ReplicatedView], result: Any) -> Any:
@@ -90,7 +104,7 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
         return result
     for t in functions.tensors(result):
         if type(t) is kind and t._moved and t._is_view():
-            t._version_when_made = writes(t)  # type: ignore[attr-defined]
+            t._version_when_made = _writes_into_base(t)  # type: ignore[attr-defined]
             remember(func, given, t)
         if type(t) is not Tensor:
             continue
@@ -103,14 +117,31 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
 
 def refuse_misused_copies(func: Any, args: Any, kwargs: Any, kind: type[DomainTensor]) -> None:
     """RuntimeError where a call beside DomainTensors reads a copy of rows that is out of date, or writes into one."""
-    if getattr(func, "__name__", "") == "__get__":
+    if getattr(func, "__name__", "") == "__get__" and getattr(func.__self__, "__name__", "") not in _READING_PROPERTIES:
         return
     parts = (*args, *kwargs.values())
     given = [t for part in parts for t in (part if isinstance(part, (list, tuple)) else (part,))]
     _check_rows(func, args, kwargs, [t for t in given if type(t) is ReplicatedView])
     for t in given:
-        if type(t) is kind and t._moved and writes(t) != getattr(t, "_version_when_made", writes(t)):
-            raise RuntimeError(_out_of_date(getattr(func, "__name__", func), t._cut.domain.rank))
+        if type(t) is kind:
+            refuse_out_of_date(getattr(func, "__name__", func), t)
+
+
+# Those that give a tensor of the same values.
+_READING_PROPERTIES = {"T", "mT", "H", "mH", "real", "imag", "data"}
+
+
+def refuse_out_of_date(name: Any, t: Any) -> None:
+    """RuntimeError for a view whose rows were moved before what it is a view of was written into."""
+    if t._moved:
+        made = getattr(t, "_version_when_made", None)
+        if made is not None and made != _writes_into_base(t):
+            raise RuntimeError(_out_of_date(name, t._cut.domain.rank))
+
+
+def _writes_into_base(t: Any) -> int:
+    base = t._base if t._is_view() else None
+    return writes(base if type(base) is type(t) else t)
 
 
 def _check_rows(func: Any, args: Any, kwargs: Any, rows: list[ReplicatedView]) -> None:

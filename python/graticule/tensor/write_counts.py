@@ -1,4 +1,7 @@
-"""How often a DomainTensor's memory was written into: autograd's count, or our own where it has none, in inference."""
+"""How often a DomainTensor's memory was written into.
+
+Autograd counts writes too, but not those in inference mode or by way of `.data`.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ _counts: dict[int, int] = {}
 
 
 def count_write(t: Any) -> None:
-    """Notes a write into a DomainTensor in inference mode."""
+    """Notes a write into a DomainTensor."""
     key = _key(t)
     _counts[key] = _counts.get(key, 0) + 1
 
 
 def writes(t: Any) -> int:
-    """The writes so far into a DomainTensor or what it is a view of."""
-    return _counts.get(_key(t), 0) if t.is_inference() else t._version
+    """A number that every write into a DomainTensor, or into what it is a view of, makes larger."""
+    return _counts.get(_key(t), 0) + (0 if t.is_inference() else t._version)
 
 
 def _key(t: Any) -> int:

@@ -57,3 +57,27 @@ def test_what_would_read_the_memory_is_refused(function):
     found = failures(2, lambda domain: function(graticule.shard(torch.randn(4, 3), domain, dim=0)))
     assert len(found) == 2
     assert all(isinstance(error, TypeError) for error in found.values()), found
+
+
+def test_data_is_taken_over() -> None:
+    def body(domain: graticule.Domain) -> None:
+        x = graticule.shard(X, domain, 1)
+        x.data = x + 1
+        assert torch.equal(x.gather(), X + 1)
+
+    run_ranks(2, body)
+
+
+def test_rows_among_others_are_copied_on_every_rank() -> None:
+    """One row of other memory could be viewed where several cannot: a write would go through on one rank alone."""
+
+    def body(domain: graticule.Domain) -> None:
+        memory = torch.randn(3, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        own = memory.clone()[:, 1:2, 1:] if domain.rank == 0 else memory.clone()[:, 2:4, 1:]
+        x = graticule.from_local(own, domain, dim=1)
+        x.reshape(3, -1).mul_(2)
+        whole = memory[:, 1:4, 1:].clone()
+        whole.reshape(3, -1).mul_(2)
+        assert torch.equal(x.gather(), whole)
+
+    run_ranks(2, body)

@@ -196,3 +196,13 @@ def test_any_options(data):
             ranks=(draw(2, 4),),
             cuts=(uneven,),
         )
+
+
+def test_a_weight_of_as_many_rows_as_the_grid():
+    """Of an empty batch the op runs uncut; its result is not to be taken for rows."""
+    compare(
+        lambda x, w: F.conv2d(x, w, padding=1),
+        Cut(torch.zeros(0, 2, 3, 5, dtype=torch.float64)),
+        torch.randn(4, 2, 3, 3, dtype=torch.float64),
+        gathers=True,
+    )

@@ -105,3 +105,8 @@ def test_wrong_short_time_arguments_are_errors() -> None:
     for options in ({"n_fft": 99}, {"n_fft": 16, "hop_length": 0}, {"n_fft": 16, "window": torch.ones(3)}):
         found = failures(2, lambda domain, o=options: torch.stft(graticule.shard(SIGNAL, domain, dim=1), **o))
         assert len(found) == 2, options
+
+
+def test_a_complex_signal_gives_complex_numbers() -> None:
+    signal = torch.randn(6, 57, dtype=torch.complex128)
+    compare(lambda x: torch.stft(x, 16, window=torch.ones(16, dtype=torch.float64)).abs(), Cut(signal, 1))

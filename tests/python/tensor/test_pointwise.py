@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import graticule
-from graticule import DomainTensor
+from graticule import Domain, DomainTensor
 from support.ranks import balanced, failures, run_ranks
 from tensor.comparison import Cut, compare
 
@@ -66,6 +66,38 @@ def test_rows_of_this_rank_alone_are_refused_on_every_rank(function, rows):
         assert f"rank {rank} of 2: expected a tensor with {rows} rows or one" in str(error), error
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * x.local,
+        lambda x: torch.addcmul(x, x, x.local),
+        lambda x: torch.where(x > 0, x, other=x.local),
+        lambda x: torch.einsum("nchw,nchw->", x, x.local),
+    ],
+    ids=["product", "product added", "keyword", "sum of products"],
+)
+def test_a_shard_of_one_row_is_no_replicated_row(function):
+    """It would broadcast: the output right, the gradient of every rank's own row the sum over the ranks."""
+    x = torch.randn(2, 3, 3, 5)
+    errors = failures(3, lambda domain: function(graticule.shard(x, domain).requires_grad_()))
+    assert sorted(errors) == [0, 1, 2]
+    for rank, error in errors.items():
+        assert f"rank {rank} of 3: expected a tensor that every rank has alike, got .local" in str(error), error
+
+
+def test_own_rows_are_differentiated_beside_the_whole():
+    def body(domain):
+        x = graticule.shard(X, domain).requires_grad_()
+        y = x.square()
+        (gradient,) = torch.autograd.grad(y.local, x, torch.ones_like(y.local))
+        alone = graticule.shard(X, Domain.threads(f"one{domain.rank}", 0, 1)).requires_grad_()
+        (alone * alone.local).sum().backward()
+        return gradient.gather(), alone.grad.gather()
+
+    for result in run_ranks(2, body):
+        assert all(torch.equal(gradient, 2 * X) for gradient in result)
+
+
 def test_writes_into_own_memory():
     def function(x, y):
         z = x * 1
@@ -87,3 +119,17 @@ def test_shows_shape_and_rows():
     shown = run_ranks(2, body)
     assert "shape=[2, 3, 7, 5]" in shown[0]
     assert "rank 1 of 2 has rows [3, 7)" in shown[1]
+
+
+def test_two_domains_do_not_mix():
+    """Crossing groups have shards of one shape, and other rows."""
+
+    def body(domain):
+        row, column = domain.rank // 2, domain.rank % 2
+        rows = Domain.threads(f"rows{row}", column, 2)
+        columns = Domain.threads(f"columns{column}", row, 2)
+        return graticule.shard(X, rows, 2) - graticule.shard(X, columns, 2)
+
+    errors = failures(4, body)
+    assert sorted(errors) == [0, 1, 2, 3]
+    assert all("expected DomainTensors of one domain" in str(error) for error in errors.values())

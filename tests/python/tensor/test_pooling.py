@@ -191,3 +191,13 @@ def test_any_options(data):
     x = Cut(ties(1, 2, *along(rows, 3)), at + 2)
     compare(function, x, ranks=(draw(2, 4),))
     compare(function, x, ranks=(draw(2, 4),), cuts=(uneven,))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_a_mean_of_channels_that_come_last(dim):
+    """As a residual network's head takes it."""
+    x = torch.randn(4, 3, 6, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    compare(lambda x: F.adaptive_avg_pool2d(x, 1), Cut(x, dim))
+    compare(torch.nn.AdaptiveAvgPool2d((1, 1)), Cut(x, dim))
+    y = x.unsqueeze(-1).contiguous(memory_format=torch.channels_last_3d)
+    compare(torch.nn.AdaptiveAvgPool3d(1), Cut(y, dim))

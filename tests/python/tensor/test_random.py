@@ -273,3 +273,12 @@ def test_any_shape(shape, data, ranks, seed):
     x = torch.zeros(shape, dtype=torch.float64)
     compare(seeded(torch.rand_like, seed), Cut(x, dim), ranks=(ranks,), bound=0, gradients=False)
     assert math.prod(shape) == seeded(torch.rand_like, seed)(x).unique().numel()
+
+
+def test_normal_numbers_have_the_type_of_their_means():
+    def body(domain):
+        x = graticule.shard(torch.zeros(4, 3), domain, 0)
+        assert torch.normal(x, torch.ones(3, dtype=torch.float64)).dtype == torch.float32
+        assert torch.normal(0.0, x.double() + 1).dtype == torch.float64
+
+    run_ranks(2, body)

@@ -23,3 +23,15 @@ def test_recurrent_layers_over_a_dimension_that_is_not_cut(kind: Any, batch_firs
         return torch.func.functional_call(copy.deepcopy(layer), dict(zip(names, given, strict=True)), (x,))[0]
 
     compare(run, Cut(x, 0 if batch_first else 1), *(p.detach() for p in parameters), ranks=(1, 3))
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_packed_sequences(both_ways: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.LSTM(4, 3, bidirectional=both_ways).double()
+    x = torch.randn(5, 2, 4, dtype=torch.float64)
+
+    def function(x: Tensor) -> Tensor:
+        return copy.deepcopy(layer)(nn.utils.rnn.pack_padded_sequence(x, [5, 3]))[0].data
+
+    compare(function, Cut(x, 2), gathers=True)

@@ -270,3 +270,18 @@ def test_cut_dimensions_that_were_merged_with_others(merge):
     compare(function, Cut(TIED + 0.1), gathers=True)
     compare(lambda x: [r.detach() for r in function(x)], Cut(TIED), gradients=False)
     compare(lambda x: x.flatten(*merge).cumsum(merge[0]), Cut(X), gradients=False, gathers=True)
+
+
+def test_quantiles_are_differentiated_by_what_is_asked_for():
+    q = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    compare(lambda x, q: x.quantile(q, 3), Cut(X), q)
+    compare(lambda x, q: torch.quantile(input=x, q=q, dim=3), Cut(X), q)
+
+
+def test_an_empty_batch():
+    empty = torch.zeros(0, 3, 7, 5, dtype=torch.float64)
+    compare(
+        lambda x: [x.softmax(2), x.log_softmax(2), x.cumsum(2), x.prod(2), x.std(2), (x > 0).any(2), x.cummax(2)[0]],
+        Cut(empty, 2),
+        gathers=True,
+    )

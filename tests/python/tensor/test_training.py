@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import graticule
 from graticule import DomainTensor
@@ -198,3 +199,122 @@ def test_no_gradient_fills_the_whole_grid_on_a_rank(loss):
     for most, gradient in run_ranks(4, body):
         assert most <= x.numel() * 8 // 4
         torch.testing.assert_close(gradient, expected.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_a_leaf_made_without_gradients_keeps_its_cut():
+    def body(domain):
+        with torch.no_grad():
+            x = graticule.shard(X, domain, 2).requires_grad_()
+            y = graticule.shard(X, domain, 3)
+            y.requires_grad = True
+        (x * y).sum().backward()
+        for t in (x, y):
+            assert isinstance(t.grad, DomainTensor) and t.grad.cut_dim == t.cut_dim
+            assert torch.equal(t.grad.gather(), X)
+
+    run_ranks(2, body)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: (x * 1).mul_(other=w),
+        lambda x, w: torch.mul(input=x, other=w),
+        lambda x, w: (x * 1).lerp_(end=w.expand_as(x), weight=0.3),
+        lambda x, w: (x * 1).index_add_(2, torch.arange(7), source=w.expand(2, 4, 7, 5)),
+    ],
+)
+def test_plain_arguments_by_name(function):
+    compare(function, Cut(X, 2), torch.rand(7, 1, dtype=torch.float64))
+
+
+def test_a_linear_layer_by_name():
+    compare(
+        lambda x, w: F.linear(input=x, weight=w),
+        Cut(torch.randn(5, 6, dtype=torch.float64), 1),
+        torch.randn(4, 6).double(),
+    )
+
+
+def _masked_hook(x):
+    h = x * 1
+
+    def mask(gradient):
+        gradient = gradient.clone()
+        gradient[:, :, 0] = 0
+        return gradient
+
+    h.register_hook(mask)
+    return h.square()
+
+
+def _checkpointed(x):
+    def block(t):
+        z = t * 1
+        z[:, :, 0] = 0
+        return z * z.roll(1, 2)
+
+    return checkpoint(block, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("function", [_masked_hook, _checkpointed])
+@pytest.mark.parametrize(
+    "differentiate",
+    [
+        lambda y, x: torch.autograd.grad(y.sum(), x)[0],
+        lambda y, x: torch.autograd.grad(y, x, torch.ones_like(y))[0],
+        lambda y, x: torch.autograd.grad([y.sum(), y], [x], [None, torch.ones_like(y)])[0],
+        lambda y, x: y.backward(torch.ones_like(y)) or x.grad,
+        lambda y, x: y[0, 0, 3, 1].backward() or x.grad,
+        lambda y, x: torch.autograd.backward([y.sum(), y], [None, torch.ones_like(y)]) or x.grad,
+        lambda y, x: y.backward(torch.ones_like(y), inputs=[x]) or x.grad,
+        lambda y, x: y.sum().backward(inputs=[x]) or x.grad,
+    ],
+    ids=[
+        "grad",
+        "grad of rows",
+        "grad of both",
+        "backward of rows",
+        "backward of one value",
+        "backward of both",
+        "backward into inputs",
+        "backward of a sum into inputs",
+    ],
+)
+def test_what_runs_in_a_backward_pass_is_mapped_however_it_begins(function, differentiate):
+    whole = X.clone().requires_grad_()
+    expected = differentiate(function(whole), whole)
+
+    def body(domain):
+        x = graticule.shard(X, domain, 2).requires_grad_()
+        return differentiate(function(x), x).gather()
+
+    for gradient in run_ranks(2, body):
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_gradients_of_what_is_not_used():
+    def body(domain):
+        x, y = (graticule.shard(X, domain, 2).requires_grad_() for _ in range(2))
+        assert torch.autograd.grad(x.sum(), [x, y], allow_unused=True)[1] is None
+        assert not torch.autograd.grad(x.sum(), [x, y], materialize_grads=True)[1].gather().any()
+        with pytest.raises(RuntimeError, match="not have been used"):
+            torch.autograd.grad(x.sum(), [y])
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            torch.autograd.grad(x.sum(), [y.detach()])
+
+    run_ranks(2, body)
+
+
+def test_hooks_of_a_parameter_that_is_cut_do_not_pile_up():
+    def body(domain):
+        w = nn.Parameter(graticule.shard(torch.randn(6, 4), domain, 0))
+        for _ in range(5):
+            (graticule.shard(torch.randn(5, 6), domain, 1) @ w).sum().backward()
+        return len(w._backward_hooks)
+
+    assert run_ranks(2, body) == [1, 1]
+
+
+def test_a_plain_input_of_a_layer_whose_weight_is_cut():
+    compare(F.linear, torch.randn(4, 6, dtype=torch.float64), Cut(torch.randn(5, 6, dtype=torch.float64), 1))

@@ -1,5 +1,7 @@
 """In-place calls on what an index takes from a DomainTensor, where that is a copy: rows of all ranks, moved rows."""
 
+import copy
+
 import pytest
 import torch
 
@@ -268,6 +270,20 @@ def test_old_rows_are_refused_beside_a_domain_tensor(name):
     assert all("take it again" in str(error) for error in found.values()), found
 
 
+def test_old_rows_after_a_write_by_way_of_data():
+    """Which autograd does not count."""
+
+    def body(domain):
+        x = graticule.shard(values(3, 7, 5), domain, dim=1)
+        row = x[:, 3]
+        x.data.add_(1)
+        row * 2
+
+    found = failures(2, body)
+    assert len(found) == 2
+    assert all("take it again" in str(error) for error in found.values()), found
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_old_rows_in_inference_mode(size):
     def body(domain):
@@ -301,3 +317,35 @@ def test_a_row_goes_on_in_inference_mode():
 
     for size in (1, 2, 3):
         run_ranks(size, body)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda t: t.gather(), lambda t: t.local, lambda t: t.mT * 1, lambda t: t * 1, lambda t: t.tolist()],
+    ids=["gather", "local", "property", "op", "list"],
+)
+@pytest.mark.parametrize("write", [lambda x: x[:, 2:5].zero_(), lambda x: x.data.zero_()], ids=["rows", "data"])
+def test_old_views_are_refused_however_they_are_read(read, write):
+    def body(domain):
+        x = graticule.shard(values(3, 7, 5), domain, dim=1) * 1
+        moved = x.view(3, 5, 7)
+        assert moved._moved
+        write(x)
+        read(moved)
+
+    found = failures(2, body)
+    assert len(found) == 2
+    assert all("take it again" in str(error) for error in found.values()), found
+
+
+def test_a_row_is_printed_and_copied_as_a_tensor():
+    def body(domain):
+        x = graticule.shard(torch.arange(105.0).reshape(3, 7, 5), domain, dim=1)
+        assert f"{x[0, 3, 1]:.1f}" == "16.0"
+        row = x[:, 3].detach()
+        copied = copy.deepcopy({"row": row})["row"]
+        assert type(copied) is torch.Tensor and torch.equal(copied, row * 1)
+        row.requires_grad_()
+        assert row.requires_grad
+
+    run_ranks(2, body)

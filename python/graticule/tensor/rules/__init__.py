@@ -2,6 +2,7 @@
 
 from graticule.tensor.rules import (
     activations,
+    adaptive_averages,
     adaptive_pooling,
     agreement,
     attention,
@@ -49,6 +50,7 @@ from graticule.tensor.rules import (
 
 __all__ = [
     "activations",
+    "adaptive_averages",
     "adaptive_pooling",
     "agreement",
     "attention",

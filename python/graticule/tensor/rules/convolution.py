@@ -12,6 +12,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import summed
+from graticule.tensor.rules.norms import are_plain, uncut_backward
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.sliding import output_cut, whole_shapes
 
@@ -41,7 +42,7 @@ def convolution_backward(
     """The gradient of x is cut as x was for forward; those of weight and bias are whole on every rank."""
     *options, wanted = rest
     if not _takes(x, weight, None) or x.dtype != grad.dtype:
-        return NotImplemented
+        return uncut_backward(op, grad, x, weight, bias_sizes, *rest) if are_plain(weight) else NotImplemented
     local, cut = _part(x)
     if cut.dim == 0:
         grad_part = own_part(grad, cut, grad.dim())

@@ -11,6 +11,7 @@ from graticule.tensor import moves
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import own_part
+from graticule.tensor.rules.support import told_to_all
 
 aten = torch.ops.aten
 
@@ -21,7 +22,8 @@ def embedding(op: Any, weight: Tensor, indices: Tensor, *args: Any) -> Any:
     if isinstance(weight, DomainTensor):
         return NotImplemented
     assert isinstance(indices, DomainTensor)
-    return DomainTensor(op(weight, indices._local, *args), indices._cut)
+    with told_to_all(indices._cut.domain):
+        return DomainTensor(op(weight, indices._local, *args), indices._cut)
 
 
 @rule(aten.embedding_dense_backward.default)

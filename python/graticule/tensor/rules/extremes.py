@@ -12,7 +12,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import of_ranks_with_rows, reduced_shape
-from graticule.tensor.rules.support import after_reduction, reduced_dimensions
+from graticule.tensor.rules.support import after_reduction, reduced_dimensions, wrapped
 
 aten = torch.ops.aten
 
@@ -53,7 +53,7 @@ def extreme_with_index(op: Any, x: DomainTensor, dim: int, keepdim: bool = False
     """Values and indices along one dimension."""
     if x.numel() == 0:
         return NotImplemented
-    dim %= x.dim()
+    dim = wrapped(dim, x.dim())
     if x._cut.dim != dim:
         cut = after_reduction(x._cut, [dim], keepdim)
         return tuple(DomainTensor(part, cut) for part in op(x._local, dim, keepdim))
@@ -68,7 +68,7 @@ def extreme_with_index(op: Any, x: DomainTensor, dim: int, keepdim: bool = False
 @rule(aten.argmax.default, aten.argmin.default)
 def index_of_extreme(op: Any, x: DomainTensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Indices along one dimension, or in the flattened whole."""
-    if x.numel() == 0 or x.dtype == torch.bool:
+    if x.numel() == 0 or x.dtype == torch.bool or x.is_complex():
         return NotImplemented
     dims = reduced_dimensions(dim, x.dim())
     if x._cut.dim not in dims:
@@ -104,6 +104,9 @@ def _flat_index(x: DomainTensor, index: Tensor) -> Tensor:
 
 
 def _part(op: Any, x: DomainTensor, dims: Sequence[int], keepdim: bool) -> Tensor:
+    if x.is_complex():
+        # A rank without rows would not notice.
+        raise NotImplementedError(f"{op}: not implemented for {x.dtype}: complex numbers have no order")
     if x._cut.own == 0:
         return x._local.new_zeros(reduced_shape(x._local.shape, dims, keepdim))
     return op(x._local, dims, keepdim)

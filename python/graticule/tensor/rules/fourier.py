@@ -10,6 +10,7 @@ from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
+from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
 
@@ -20,7 +21,7 @@ def transform(op: Any, x: Any, dim: list[int], *options: Any) -> Any:
     if not isinstance(x, DomainTensor) or x.numel() == 0:
         return NotImplemented
     cut = x._cut
-    dims = {d % x.dim() for d in dim}
+    dims = {wrapped(d, x.dim()) for d in dim}
     if cut.dim not in dims:
         return DomainTensor(_of_rows(op, x._local, cut, dim, options), cut)
     others = [d for d in range(x.dim()) if d not in dims and x.shape[d] > 1]

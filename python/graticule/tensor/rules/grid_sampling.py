@@ -24,6 +24,10 @@ aten = torch.ops.aten
 @rule(aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
 def grid_sample(op: Any, x: Tensor, grid: Tensor, *options: Any) -> Any:
     """The result is cut as the grid is, or as x where the grid is whole or x is cut along the batch or channels."""
+    if x.shape[0] != grid.shape[0]:
+        raise RuntimeError(
+            f"{op}: expected grid and input to have the same batch size, got {list(x.shape)} and {list(grid.shape)}"
+        )
     out = _output_cut(x, grid)
     if out is None or x.numel() == 0:
         return uncut(op, (x, grid, *options), {})

@@ -15,7 +15,7 @@ from graticule.tensor.registry import rule
 from graticule.tensor.rules.index_routes import IndexLayout, IndexRoutes, checked
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.result_cuts import largest, with_interval
-from graticule.tensor.rules.support import whole
+from graticule.tensor.rules.support import told_to_all, whole, wrapped
 
 aten = torch.ops.aten
 _MASKS = (torch.bool, torch.uint8)
@@ -29,9 +29,18 @@ def _by_number(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
             result.append(None)
         elif index.dtype in _MASKS:
             result += whole(index).nonzero().unbind(1)
-        else:
+        elif index.dtype in (torch.int64, torch.int32):
             result.append(whole(index).long())
+        else:
+            raise IndexError(f"tensors used as indices must be long, int, byte or bool tensors, got {index.dtype}")
     return result
+
+
+def _along(op: Any, dim: int, index: Tensor) -> list[Tensor | None]:
+    """Indices of one dimension, as numbers."""
+    if index.dtype not in (torch.int64, torch.int32):
+        raise RuntimeError(f"{op}: Expected dtype int32 or int64 for index, got {index.dtype}")
+    return [None] * dim + [whole(index).long().view(-1)]
 
 
 def _do_masks_fit(shape: Sequence[int], indices: Sequence[Tensor | None]) -> bool:
@@ -60,7 +69,8 @@ def index(op: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
         if layout.broadcast[cut.dim] != cut.size:
             return op(x, [whole(i) for i in indices])
         parts = [None if i is None else own_part(i, cut, len(layout.broadcast)) for i in indices]
-        return DomainTensor(op(x, parts), cut.at(layout.place + cut.dim))
+        with told_to_all(cut.domain):
+            return DomainTensor(op(x, parts), cut.at(layout.place + cut.dim))
     return take(x, checked(x.shape, _by_number(indices)))
 
 
@@ -82,13 +92,14 @@ def index_select(op: Any, x: Tensor, dim: int, index: Tensor) -> Any:
     """As x[:, index]."""
     if x.dim() == 0 or index.dim() > 1:
         return NotImplemented
-    dim %= x.dim()
+    dim = wrapped(dim, x.dim())
     if not isinstance(x, DomainTensor):
         assert isinstance(index, DomainTensor)
-        return DomainTensor(op(x, dim, index._local), index._cut.at(dim))
+        with told_to_all(index._cut.domain):
+            return DomainTensor(op(x, dim, index._local), index._cut.at(dim))
     if dim != x._cut.dim:
         return DomainTensor(op(x._local, dim, whole(index)), x._cut)
-    return take(x, checked(x.shape, [None] * dim + [whole(index).long().view(-1)], negative=False))
+    return take(x, checked(x.shape, _along(op, dim, index), negative=False))
 
 
 @rule(aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
@@ -175,7 +186,7 @@ def index_add(op: Any, x: Tensor, dim: int, index: Tensor, source: Tensor, *, al
     adds = "index_add" in op._schema.name
     if x.dim() == 0 or source.dim() != x.dim() or index.dim() > 1 or in_place and not isinstance(x, DomainTensor):
         return NotImplemented
-    dim %= x.dim()
+    dim = wrapped(dim, x.dim())
     expected = list(x.shape)
     expected[dim] = index.numel()
     if list(source.shape) != expected:
@@ -183,7 +194,7 @@ def index_add(op: Any, x: Tensor, dim: int, index: Tensor, source: Tensor, *, al
     if not isinstance(x, DomainTensor) and not isinstance(source, DomainTensor):
         source = whole(source)
         return op(x, dim, whole(index), source, alpha=alpha) if adds else op(x, dim, whole(index), source)
-    numbers = [None] * dim + [whole(index).long().view(-1)]
+    numbers = _along(op, dim, index)
     if in_place:
         moves.refuse_write(op, x)
         target: Any = x
@@ -206,11 +217,11 @@ def index_fill(op: Any, x: Tensor, dim: int, index: Tensor, value: Any) -> Any:
     """As x[:, index] = value."""
     if x.dim() == 0 or not isinstance(x, DomainTensor) or index.dim() > 1 or isinstance(value, Tensor) and value.dim():
         return NotImplemented
-    dim %= x.dim()
+    dim = wrapped(dim, x.dim())
     if op._schema.is_mutable:
         moves.refuse_write(op, x)
         target = x
     else:
         target = DomainTensor(x._local.clone(), x._cut)
     filling = torch.as_tensor(whole(value), dtype=x.dtype, device=x._local.device)
-    return put(target, checked(x.shape, [None] * dim + [whole(index).long().view(-1)]), filling, False)
+    return put(target, checked(x.shape, _along(op, dim, index)), filling, False)

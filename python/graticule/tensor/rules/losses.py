@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import pointwise
+from graticule.tensor.rules.support import told_to_all
 
 aten = torch.ops.aten
 
@@ -45,7 +47,10 @@ def binary_cross_entropy(op: Any, x: Any, target: Any, weight: Any = None, reduc
     if weight is not None:
         # The op wants it in the target's shape.
         weight = weight.expand(target.shape)
-    return reduced(pointwise(op, x, target, weight, NONE), reduction)
+    given = next(t for t in (x, target, weight) if isinstance(t, DomainTensor))
+    with told_to_all(given._cut.domain):
+        losses = pointwise(op, x, target, weight, NONE)
+    return reduced(losses, reduction)
 
 
 @rule(aten.binary_cross_entropy_with_logits.default)

@@ -37,7 +37,7 @@ def of_all_ranks(part: Tensor, domain: Domain) -> Tensor:
         # Flat: what travels does not depend on how a rank's part lies in memory.
         counts = [part.numel()] * domain.size
         every = moves.all_to_all(part.reshape(-1).repeat(domain.size), counts, counts, domain, "reduction")
-    return every.view(-1, *part.shape)
+    return every.view(domain.size, *part.shape)
 
 
 def of_ranks_with_rows(part: Tensor, cut: Cut) -> Tensor:

@@ -15,6 +15,7 @@ from graticule.tensor.rules.losses import MEAN, NONE, SUM
 from graticule.tensor.rules.merging import wide
 from graticule.tensor.rules.norms import are_plain
 from graticule.tensor.rules.pointwise import own_part
+from graticule.tensor.rules.support import told_to_all
 
 aten = torch.ops.aten
 
@@ -49,13 +50,15 @@ def nll_loss(op: Any, x: Any, target: Any, weight: Any, reduction: int, ignored:
         return NotImplemented
     scores, classes = _parts(x, target, cut)
     if reduction == NONE:
-        losses, total_weight = op(scores, classes, weight, NONE, ignored)
+        with told_to_all(cut.domain):
+            losses, total_weight = op(scores, classes, weight, NONE, ignored)
         return DomainTensor(losses, _target_cut(cut)), total_weight
     inner = wide(x.dtype)
     sums = scores.new_zeros(2, dtype=inner)
     if scores.numel() > 0:
         given = None if weight is None else weight.to(inner)
-        sums = torch.stack(op(scores.to(inner), classes, given, SUM, ignored))
+        with told_to_all(cut.domain):
+            sums = torch.stack(op(scores.to(inner), classes, given, SUM, ignored))
     total, total_weight = moves.reduce_sum(sums, cut.domain)
     result = total / total_weight if reduction == MEAN else total
     return result.to(x.dtype), total_weight.to(x.dtype)

@@ -13,7 +13,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.reshape import reshape
-from graticule.tensor.rules.support import reduced_dimensions
+from graticule.tensor.rules.support import reduced_dimensions, wrapped
 
 aten = torch.ops.aten
 
@@ -23,7 +23,7 @@ def permute(op: Any, x: DomainTensor, dims: Sequence[int]) -> DomainTensor:
     """The cut goes where its dimension goes."""
     local = x._local.permute(tuple(dims))
     ndim = local.dim()
-    order = [dim % ndim for dim in dims]
+    order = [wrapped(dim, ndim) for dim in dims]
     strides = x.stride()
     cut = x._cut.at(order.index(x._cut.dim))
     return DomainTensor(local, cut, x._moved, strides=tuple(strides[dim] for dim in order))
@@ -35,7 +35,7 @@ def transpose(op: Any, x: DomainTensor, dim0: int, dim1: int) -> DomainTensor:
     local = x._local.transpose(dim0, dim1)
     ndim = local.dim()
     order = list(range(ndim))
-    order[dim0 % ndim], order[dim1 % ndim] = dim1 % ndim, dim0 % ndim
+    order[wrapped(dim0, ndim)], order[wrapped(dim1, ndim)] = wrapped(dim1, ndim), wrapped(dim0, ndim)
     return permute(op, x, order)
 
 
@@ -104,7 +104,7 @@ def expand(op: Any, x: DomainTensor, size: Sequence[int], *, implicit: bool = Fa
 def diagonal(op: Any, x: DomainTensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Where neither dimension is the cut one."""
     local = x._local.diagonal(offset, dim1, dim2)
-    taken = (dim1 % x.dim(), dim2 % x.dim())
+    taken = (wrapped(dim1, x.dim()), wrapped(dim2, x.dim()))
     cut = x._cut
     if cut.dim in taken:
         return NotImplemented
@@ -120,7 +120,7 @@ def diagonal_backward(op: Any, grad: Any, input_sizes: Any, offset: int, dim1: i
     if not isinstance(grad, DomainTensor) or grad._cut.dim == grad.dim() - 1:
         return NotImplemented
     ndim = len(input_sizes)
-    taken = (dim1 % ndim, dim2 % ndim)
+    taken = (wrapped(dim1, ndim), wrapped(dim2, ndim))
     cut = grad._cut.at([d for d in range(ndim) if d not in taken][grad._cut.dim])
     local_sizes = list(input_sizes)
     local_sizes[cut.dim] = cut.own_size

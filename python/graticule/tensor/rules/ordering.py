@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from graticule.tensor import functions, report
+from graticule.domain import Domain
+from graticule.tensor import functions, moves, report
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.support import after_reduction, whole
+from graticule.tensor.rules.support import after_reduction, whole, wrapped
 
 aten = torch.ops.aten
 
@@ -31,7 +33,7 @@ def stable_sort(op: Any, x: DomainTensor, *, dim: int = -1, **kwargs: Any) -> An
 
 
 def _same_rows(op: Any, x: DomainTensor, dim: int, args: Any, kwargs: Any) -> Any:
-    if x.dim() == 0 or dim % x.dim() == x._cut.dim:
+    if x.dim() == 0 or wrapped(dim, x.dim()) == x._cut.dim:
         return NotImplemented
     return tuple(DomainTensor(part, x._cut) for part in op(x._local, *args, **kwargs))
 
@@ -55,22 +57,38 @@ def mode(op: Any, x: DomainTensor, dim: int = -1, keepdim: bool = False) -> Any:
 
 
 def _one_each(op: Any, x: DomainTensor, dim: int, keepdim: bool, *before: Any) -> Any:
-    if dim % x.dim() == x._cut.dim or x.numel() == 0:
+    if wrapped(dim, x.dim()) == x._cut.dim or x.numel() == 0:
         return NotImplemented
-    cut = after_reduction(x._cut, [dim % x.dim()], keepdim)
+    cut = after_reduction(x._cut, [wrapped(dim, x.dim())], keepdim)
     return tuple(DomainTensor(part, cut) for part in op(x._local, *before, dim, keepdim))
+
+
+class _UsedByRows(functions.EagerFunction):
+    """A plain value that each rank's rows take part with: its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, domain: Domain) -> Tensor:
+        ctx.domain = domain
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return moves.reduce_sum(gradient.clone(), ctx.domain), None
 
 
 def _quantiles(func: Any) -> Any:
     """What runs in place of quantile and nanquantile: torch's own squeezes a result in place, which cannot be here."""
 
-    def run(x: Any, q: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+    def run(input: Any, q: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        x, q = input, whole(q)
         if not isinstance(x, DomainTensor):
-            return func(x, whole(q), dim, keepdim, **options)
-        if dim is None or dim % x.dim() == x._cut.dim or "out" in options:
+            return func(x, q, dim, keepdim, **options)
+        if dim is None or wrapped(dim, x.dim()) == x._cut.dim or "out" in options:
             report.refuse_gather(func.__name__)
             return func(functions.gather(x), q, dim, keepdim, **options)
         cut, local = x._cut, functions.to_local(x)
+        if isinstance(q, Tensor) and q.requires_grad:
+            q = _UsedByRows.apply(q, cut.domain)
         if cut.own == 0:
             # torch's own refuses a tensor without values; the row that stands in for them goes again below.
             local = torch.cat(
@@ -79,7 +97,7 @@ def _quantiles(func: Any) -> Any:
         value = func(local, q, dim, keepdim, **options)
         place = cut.dim + value.dim() - x.dim()
         if not keepdim:
-            place += dim % x.dim() > cut.dim
+            place += wrapped(dim, x.dim()) > cut.dim
         return functions.from_local(value.narrow(place, 0, cut.own_size), cut.at(place))
 
     return run

@@ -120,12 +120,14 @@ def coins_like(op: Any, x: Tensor, p: float, *, generator: Any = None) -> Tensor
 @draw(aten.bernoulli.default)
 def coins(op: Any, x: Tensor, *, generator: Any = None) -> Tensor:
     """Zeros and ones: x holds the probabilities of ones."""
+    _check_within(op, x, 0, 1, "probabilities")
     return aten._to_copy.default(aten.lt.Tensor(_uniform_like(op, x, generator), x), dtype=x.dtype)
 
 
 @draw(aten.bernoulli_.Tensor)
 def coins_in_place(op: Any, x: Tensor, p: Tensor, *, generator: Any = None) -> Tensor:
     """Fills x with zeros and ones: p holds the probabilities of ones."""
+    _check_within(op, p, 0, 1, "probabilities")
     return aten.copy_.default(x, aten.lt.Tensor(_uniform_like(op, x, generator), p))
 
 
@@ -138,9 +140,22 @@ def normal(op: Any, mean: Any, std: Any = 1.0, *, generator: Any = None) -> Tens
     """A new tensor of normal numbers of which each has its mean and its deviation."""
     if not isinstance(std, Tensor) and std < 0:
         raise RuntimeError(f"{op}: expected a standard deviation of at least 0, got {std}")
-    mean, std = (t if isinstance(t, Tensor) else torch.tensor(t) for t in (mean, std))
-    numbers = in_place(aten.normal_.default, aten.add.Tensor(mean, std), generator=generator)
-    return aten.add.Tensor(mean, aten.mul.Tensor(numbers, std))
+    if isinstance(std, Tensor):
+        _check_within(op, std, 0, float("inf"), "standard deviations")
+    dtype = mean.dtype if isinstance(mean, Tensor) else std.dtype
+    mean, std = (t if isinstance(t, Tensor) else torch.tensor(t, dtype=dtype) for t in (mean, std))
+    like = aten._to_copy.default(aten.add.Tensor(mean, std), dtype=dtype)
+    numbers = in_place(aten.normal_.default, like, generator=generator)
+    return aten._to_copy.default(aten.add.Tensor(mean, aten.mul.Tensor(numbers, std)), dtype=dtype)
+
+
+def _check_within(op: Any, t: Tensor, least: float, most: float, what: str) -> None:
+    """RuntimeError, on every rank, where a value is outside [least, most]; one that is no number is."""
+    if t.is_meta or t.numel() == 0 or t.is_complex():
+        return
+    within = aten.logical_and.default(aten.ge.Scalar(t, least), aten.le.Scalar(t, most))
+    if not aten.all.default(within).item():
+        raise RuntimeError(f"{op}: expected {what} of at least {least} and at most {most}")
 
 
 @draw(aten.native_dropout.default)

@@ -11,6 +11,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.result_cuts import raise_as_torch, with_interval
+from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
 
@@ -25,7 +26,7 @@ def roll(op: Any, x: DomainTensor, shifts: Any, dims: Any = ()) -> Any:
     if len(shifts) != len(dims) or any(not -x.dim() <= d < x.dim() for d in dims):
         raise_as_torch(op, x, shifts, dims)
     cut = x._cut
-    pairs = [(shift, d % x.dim()) for shift, d in zip(shifts, dims, strict=True)]
+    pairs = [(shift, wrapped(d, x.dim())) for shift, d in zip(shifts, dims, strict=True)]
     along = sum(shift for shift, d in pairs if d == cut.dim)
     across = [(shift, d) for shift, d in pairs if d != cut.dim]
     local = x._local
@@ -44,9 +45,9 @@ def roll(op: Any, x: DomainTensor, shifts: Any, dims: Any = ()) -> Any:
 @rule(aten.flip.default)
 def flip(op: Any, x: DomainTensor, dims: Any) -> DomainTensor:
     """Along the cut dimension each rank takes the rows that mirror its own."""
-    if any(not -x.dim() <= d < x.dim() for d in dims) or len({d % x.dim() for d in dims}) < len(dims):
+    if any(not -x.dim() <= d < x.dim() for d in dims) or len({wrapped(d, x.dim()) for d in dims}) < len(dims):
         raise_as_torch(op, x, dims)
-    if x._cut.dim in [d % x.dim() for d in dims]:
+    if x._cut.dim in [wrapped(d, x.dim()) for d in dims]:
         x = with_interval(x)
         cut = x._cut
         begins = [cut.rows - offset for offset in cut.offsets]

@@ -16,7 +16,8 @@ def _batch_second(layer: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(x: Tensor, *rest: Any) -> Any:
         # Of packed sequences no argument says which dimension is the batch.
-        if not isinstance(rest[-1], bool) or not isinstance(rest[1], (list, tuple)) or not rest[-1]:
+        is_packed = not isinstance(rest[2], bool)
+        if is_packed or not rest[-1]:
             return layer(x, *rest)
         y, *state = layer(x.transpose(0, 1), *rest[:-1], False)
         return y.transpose(0, 1), *state

@@ -11,6 +11,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import of_all_ranks, wide
+from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
 
@@ -26,7 +27,7 @@ _JOINED: dict[Any, tuple[Any, float]] = {
 def scan(op: Any, x: DomainTensor, dim: int, **options: Any) -> Tensor:
     """Sums, products, and sums of exponentials; one collective."""
     cut = x._cut
-    if dim % x.dim() != cut.dim:
+    if wrapped(dim, x.dim()) != cut.dim:
         return DomainTensor(op(x._local, dim, **options), cut)
     if not cut.is_interval or op is aten.logcumsumexp.default and x.is_complex():
         return NotImplemented
@@ -56,7 +57,7 @@ def _last(local: Tensor, cut: Cut, nothing: float) -> Tensor:
 def extremes_so_far(op: Any, x: DomainTensor, dim: int) -> Any:
     """Values and indices; of equal ones the last, and once not a number, always."""
     cut = x._cut
-    if dim % x.dim() != cut.dim:
+    if wrapped(dim, x.dim()) != cut.dim:
         return tuple(DomainTensor(part, cut) for part in op(x._local, dim))
     if not cut.is_interval or x.dtype == torch.bool:
         return NotImplemented

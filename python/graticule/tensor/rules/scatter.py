@@ -12,6 +12,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import own_part
+from graticule.tensor.rules.support import told_to_all, wrapped
 
 aten = torch.ops.aten
 
@@ -34,12 +35,15 @@ def gather(op: Any, x: Any, dim: int, index: Any, **options: Any) -> Any:
     """Each rank's rows of the index from the same rows of x; or any rows of an x that is whole."""
     if x.dim() == 0 or index.dim() != x.dim():
         return NotImplemented
-    dim %= x.dim()
+    dim = wrapped(dim, x.dim())
     cut = _common_cut(dim, [index, x])
     if cut is not None:
-        return DomainTensor(op(own_part(x, cut, x.dim()), dim, own_part(index, cut, x.dim()), **options), cut)
+        parts = own_part(x, cut, x.dim()), own_part(index, cut, x.dim())
+        with told_to_all(cut.domain):
+            return DomainTensor(op(parts[0], dim, parts[1], **options), cut)
     if not isinstance(x, DomainTensor) and isinstance(index, DomainTensor) and index._cut.dim == dim:
-        return DomainTensor(op(x, dim, index._local, **options), index._cut)
+        with told_to_all(index._cut.domain):
+            return DomainTensor(op(x, dim, index._local, **options), index._cut)
     return NotImplemented
 
 
@@ -50,7 +54,8 @@ def scatter(op: Any, x: Any, dim: int, index: Any, source: Any, **options: Any) 
     if parts is None:
         return NotImplemented
     cut, (own, *rest) = parts
-    return DomainTensor(op(own, dim, *rest, **options), cut)
+    with told_to_all(cut.domain):
+        return DomainTensor(op(own, dim, *rest, **options), cut)
 
 
 @rule(aten.scatter_.src, aten.scatter_.value, aten.scatter_add_.default)
@@ -60,7 +65,8 @@ def scatter_in_place(op: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
     if parts is None or not isinstance(x, DomainTensor) or x._cut != parts[0]:
         return NotImplemented
     moves.refuse_write(op, x)
-    op(x._local, dim, *parts[1][1:])
+    with told_to_all(x._cut.domain):
+        op(x._local, dim, *parts[1][1:])
     return x
 
 
@@ -69,7 +75,7 @@ def _parts(x: Any, dim: int, index: Any, source: Any) -> tuple[Cut, list[Any]] |
         return None
     given = [x, index, source]
     tensors = [t for t in given if isinstance(t, Tensor)]
-    cut = _common_cut(dim % x.dim(), tensors)
+    cut = _common_cut(wrapped(dim, x.dim()), tensors)
     if cut is None:
         return None
     return cut, [own_part(t, cut, x.dim()) if isinstance(t, Tensor) else t for t in given]

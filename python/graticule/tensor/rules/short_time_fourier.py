@@ -56,7 +56,7 @@ def stft(
     transform = torch.fft.rfft if is_half else torch.fft.fft
     result = transform(frames, norm="ortho" if normalized else "backward").transpose(-1, -2)
     result = result if input.dim() == 2 else result.squeeze(0)
-    return result if return_complex else torch.view_as_real(result)
+    return result if expected.is_complex() else torch.view_as_real(result)
 
 
 def _added_up(frames: Any, hop: int) -> Any:

@@ -11,6 +11,7 @@ from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
+from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
 
@@ -18,7 +19,7 @@ aten = torch.ops.aten
 @rule(aten.unfold.default)
 def unfold(op: Any, x: DomainTensor, dim: int, size: int, step: int) -> DomainTensor:
     """Windows along the cut dimension: the rows of one that other ranks own are fetched; a true view if none are."""
-    place = dim % x.dim()
+    place = wrapped(dim, x.dim())
     old = x.stride()
     strides = (*(stride * step if d == place else stride for d, stride in enumerate(old)), old[place])
     if place != x._cut.dim:
@@ -52,7 +53,7 @@ def unfold_backward(op: Any, grad: Any, input_sizes: Any, dim: int, size: int, s
     if not isinstance(grad, DomainTensor):
         return NotImplemented
     sizes = list(input_sizes)
-    place = dim % len(sizes)
+    place = wrapped(dim, len(sizes))
     local, cut = grad._local, grad._cut
     if cut.dim not in (place, len(sizes)):
         local_sizes = list(sizes)

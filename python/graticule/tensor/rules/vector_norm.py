@@ -22,6 +22,8 @@ def vector_norm(
 ) -> Tensor:
     """The norm of the ranks' norms; of order 0 their sum."""
     dims = reduced_dimensions(dim, x.dim())
+    if not (x.is_floating_point() or x.is_complex()):
+        raise RuntimeError(f"{op}: Expected a floating point or complex tensor as input. Got {x.dtype}")
     if x._cut.dim not in dims:
         part = op(x._local, ord, dims, keepdim, dtype=dtype)
         return DomainTensor(part, after_reduction(x._cut, dims, keepdim))

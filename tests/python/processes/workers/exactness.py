@@ -6,6 +6,7 @@ import warnings
 import torch
 from torch import nn
 
+import graticule
 from graticule import PeriodicConv2d
 from graticule.domain_parallel import convert_to_domain_parallel, gather_tensor, sync_domain_gradients
 from matrix.cases import AXES, cases
@@ -51,11 +52,24 @@ def model_step(domain):
         assert relative(p.grad, q.grad) < 1e-12
 
 
+def large_sums(domain):
+    """More than travels as messages, of types that no transport adds by itself."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 6, 257, dtype=torch.complex64).to(DEVICE)
+    assert relative(graticule.shard(x, domain, 1).sum(1).abs(), x.sum(1).abs()) < 1e-5
+    weight = torch.randn(1000, 64, dtype=torch.bfloat16).to(DEVICE).requires_grad_()
+    indices = torch.randint(1000, (6, 50)).to(DEVICE)
+    nn.functional.embedding(graticule.shard(indices, domain, 0), weight).sum().backward()
+    expected = torch.bincount(indices.flatten(), minlength=1000).unsqueeze(1).expand(1000, 64)
+    assert relative(weight.grad, expected) < 1e-2
+
+
 def main():
     transport = arguments()
     domain, reports = domains(transport, 2)
     matrix(runner(domain, reports), domain.size)
     model_step(domain)
+    large_sums(domain)
     collect(reports, "done")
     if domain.rank == 0:
         print("exact", flush=True)

@@ -1,0 +1,122 @@
+"""Arguments that PyTorch refuses are refused on every rank, also where one rank alone would notice."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import graticule
+from support.ranks import failures
+
+X = torch.randn(2, 3, 7, dtype=torch.float64)
+ONE = torch.tensor([0])
+
+
+@pytest.mark.parametrize("rows", [7, 2], ids=["rows on every rank", "a rank without"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sum(4),
+        lambda x: x.sum((1, 1)),
+        lambda x: x.mean(-4),
+        lambda x: x.amax(3),
+        lambda x: x.max(3),
+        lambda x: x.argmax(5),
+        lambda x: x.var(5),
+        lambda x: x.norm(dim=3),
+        lambda x: x.logsumexp(5),
+        lambda x: x.count_nonzero(5),
+        lambda x: x.softmax(5),
+        lambda x: x.cumsum(5),
+        lambda x: x.cummax(-4),
+        lambda x: x.sort(5),
+        lambda x: x.median(5),
+        lambda x: x.gather(5, torch.zeros(1, 1, 1, dtype=torch.int64)),
+        lambda x: x.index_select(5, ONE),
+        lambda x: x.index_fill(5, ONE, 0.0),
+        lambda x: x.unfold(5, 1, 1),
+        lambda x: x.transpose(0, 5),
+        lambda x: x.quantile(0.5, 5),
+        lambda x: x.long().norm(),
+        lambda x: x.to(torch.complex128).amax(),
+        lambda x: x.to(torch.complex128).argmax(2),
+        lambda x: x[:, :, torch.tensor([0.7])],
+        lambda x: x[:, :, torch.tensor([0], dtype=torch.int16)],
+        lambda x: x.index_select(2, torch.tensor([0.7])),
+        lambda x: torch.normal(x, -x.abs()),
+        lambda x: torch.bernoulli(x.abs() + 2),
+    ],
+)
+def test_on_every_rank(function, rows):
+    x = X[..., :rows].contiguous()
+    with pytest.raises((IndexError, RuntimeError, ValueError)) as expected:
+        function(x.clone())
+    found = failures(3, lambda domain: function(graticule.shard(x, domain, 2)))
+    assert sorted(found) == [0, 1, 2]
+    for error in found.values():
+        assert isinstance(error, expected.type), error
+
+
+def _spoilt(x, value):
+    x[-1] = value
+    return x
+
+
+IN_ONE_SHARD = {
+    "embedding": lambda domain: F.embedding(
+        graticule.shard(_spoilt(torch.zeros(6, 2, dtype=torch.int64), 9), domain, 0), torch.randn(9, 4)
+    ),
+    "index": lambda domain: torch.randn(9, 4)[
+        graticule.shard(_spoilt(torch.zeros(6, dtype=torch.int64), 9), domain, 0)
+    ],
+    "cross entropy": lambda domain: F.cross_entropy(
+        graticule.shard(torch.randn(8, 4), domain, 0),
+        graticule.shard(_spoilt(torch.zeros(8, dtype=torch.int64), 4), domain, 0),
+    ),
+    "gather": lambda domain: graticule.shard(torch.randn(8, 4), domain, 0).gather(
+        1, graticule.shard(_spoilt(torch.zeros(8, 1, dtype=torch.int64), 4), domain, 0)
+    ),
+    "binary cross entropy": lambda domain: F.binary_cross_entropy(
+        graticule.shard(_spoilt(torch.full((8, 4), 0.5), 1.5), domain, 0), torch.ones(8, 4)
+    ),
+    "number of rows": lambda domain: graticule.from_local(torch.randn(2 + domain.rank, 4), domain, dim=0, rows=4),
+}
+
+
+@pytest.mark.parametrize("name", IN_ONE_SHARD)
+def test_what_one_rank_alone_sees(name):
+    """The others learn of it where they would exchange something next."""
+    found = failures(2, lambda domain: IN_ONE_SHARD[name](domain).sum())
+    assert sorted(found) == [0, 1]
+    assert "rank 1" in str(found[0]), found[0]
+
+
+def test_sampling_another_batch():
+    def body(domain):
+        return F.grid_sample(
+            torch.randn(1, 3, 4, 4), graticule.shard(torch.rand(3, 5, 5, 2), domain, 0), align_corners=False
+        )
+
+    found = failures(2, body)
+    assert len(found) == 2 and all("same batch size" in str(error) for error in found.values())
+
+
+def test_data_of_another_kind():
+    def body(domain):
+        graticule.shard(X, domain, 2).data = X
+
+    found = failures(2, body)
+    assert len(found) == 2 and all("expected two DomainTensors" in str(error) for error in found.values())
+
+
+def test_a_parameter_that_is_cut_moves_between_types():
+    """Module.to sets .data."""
+
+    def body(domain):
+        module = nn.Module()
+        module.field = nn.Parameter(graticule.shard(X, domain, 2))
+        module.float()
+        assert module.field.dtype == torch.float32 and module.field._local.dtype == torch.float32
+        assert torch.equal(module.field.gather(), X.float())
+
+    assert not failures(2, body)
