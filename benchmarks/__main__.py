@@ -65,7 +65,7 @@ def main() -> None:
         print(f"{time.monotonic() - begun:7.1f} s  {part} done", file=sys.stderr, flush=True)
     if given.smoke:
         print("smoke mode: the numbers mean nothing\n")
-    publish = given.publish and given.ranks == 2 and not (given.rows or given.smoke or given.full)
+    publish = given.publish and given.ranks == 2 and not (given.rows or given.parts or given.smoke or given.full)
     print(report(given.out, publish, judge=not given.smoke))
 
 
