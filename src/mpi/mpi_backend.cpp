@@ -97,11 +97,13 @@ std::vector<MPI_Request> MpiBackend::in_pieces(const at::Tensor& t, int64_t unit
 }
 
 // MPI ends the program where it is called with no communicator, or after its end.
-void MpiBackend::check_open() const {
+bool MpiBackend::is_open() const {
   int finalized = 0;
-  MPI_Finalized(&finalized);
-  TORCH_CHECK(communicator_ != MPI_COMM_NULL && finalized == 0, "the group over MPI has been destroyed, or MPI ended");
+  GRATICULE_MPI(MPI_Finalized(&finalized));
+  return communicator_ != MPI_COMM_NULL && finalized == 0;
 }
+
+void MpiBackend::check_open() const { TORCH_CHECK(is_open(), "the group over MPI has been destroyed, or MPI ended"); }
 
 bool MpiBackend::has_unreceived() const {
   int unreceived = 0;
@@ -143,9 +145,7 @@ bool MpiBackend::all_part() const {
 }
 
 void MpiBackend::release() {
-  int finalized = 0;
-  MPI_Finalized(&finalized);
-  if (communicator_ == MPI_COMM_NULL || finalized != 0) return;
+  if (!is_open()) return;
   // MPI ends the program where it frees a communicator to which a message is still under way.
   if (all_part()) {
     const std::lock_guard lock(mpi_mutex());

@@ -35,7 +35,9 @@ class MpiBackend : public c10d::Backend, public comm::ReachesDevices {
   void release();
 
  private:
-  /// c10::Error after release() or the end of MPI.
+  /// Whether neither release() nor the end of MPI has come.
+  [[nodiscard]] bool is_open() const;
+  /// c10::Error where it is not open.
   void check_open() const;
   /// Whether every rank has called it, and no message is left. No if a rank does not come.
   [[nodiscard]] bool all_part() const;

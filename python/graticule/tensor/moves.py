@@ -94,7 +94,10 @@ def all_to_all(values: Tensor, going: list[int], coming: list[int], domain: Doma
 
 
 def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
-    """The sum over the ranks, the same bits on every rank; `local` may be overwritten."""
+    """The sum over the ranks, the same bits on every rank; `local` may be overwritten.
+
+    Of half types it is made in a wider one and rounded once.
+    """
     if domain.size == 1:
         return local
     if not (local.is_floating_point() or local.is_complex()) and local.dtype != torch.int64:

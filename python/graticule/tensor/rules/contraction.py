@@ -12,7 +12,6 @@ from torch import Tensor
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
-from graticule.tensor.rules.merging import wide
 from graticule.tensor.rules.support import whole
 
 Indices = Sequence[Hashable]
@@ -80,7 +79,7 @@ class Contraction:
         local = multiply(*self.parts(operands, index, cut))
         if index in self.result:
             return DomainTensor(local, cut.at(self.result.index(index)))
-        return reduced(local, cut)
+        return moves.reduce_sum(local, cut.domain)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -98,8 +97,3 @@ def _sizes(operands: tuple[Indices, ...], shapes: tuple[Sequence[int], ...]) -> 
 def part(t: Tensor, cut: Cut) -> Tensor:
     """This rank's part, by `cut`, of a tensor that is cut in any way or whole."""
     return moves.recut(t._local, t._cut, cut) if isinstance(t, DomainTensor) else cut.part_of(t)
-
-
-def reduced(partial: Tensor, cut: Cut) -> Tensor:
-    """The sum over the ranks; of half types it is made in a wider one."""
-    return moves.reduce_sum(partial.to(wide(partial.dtype)), cut.domain).to(partial.dtype)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graticule.tensor import moves
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.contraction import Contraction, reduced
+from graticule.tensor.rules.contraction import Contraction
 from graticule.tensor.rules.pointwise import own_part
 
 aten = torch.ops.aten
@@ -66,7 +67,7 @@ def added_product(op: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, al
     index, cut = plan
     parts = contraction.parts((a, b), index, cut)
     if index not in result:
-        return _plus(x, reduced(multiply(*parts), cut), beta, alpha)
+        return _plus(x, moves.reduce_sum(multiply(*parts), cut.domain), beta, alpha)
     cut = cut.at(result.index(index))
     sizes = contraction.sizes(op, (a, b))
     shape = [sizes[i] for i in result]

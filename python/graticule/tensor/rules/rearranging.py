@@ -23,7 +23,7 @@ def roll(op: Any, x: DomainTensor, shifts: Any, dims: Any = ()) -> Any:
     dims = list(dims) if isinstance(dims, (list, tuple)) else [dims]
     if not dims and len(shifts) == 1:
         return NotImplemented
-    if len(shifts) != len(dims) or any(not -x.dim() <= d < x.dim() for d in dims):
+    if len(shifts) != len(dims):
         raise_as_torch(op, x, shifts, dims)
     cut = x._cut
     pairs = [(shift, wrapped(d, x.dim())) for shift, d in zip(shifts, dims, strict=True)]
@@ -45,9 +45,10 @@ def roll(op: Any, x: DomainTensor, shifts: Any, dims: Any = ()) -> Any:
 @rule(aten.flip.default)
 def flip(op: Any, x: DomainTensor, dims: Any) -> DomainTensor:
     """Along the cut dimension each rank takes the rows that mirror its own."""
-    if any(not -x.dim() <= d < x.dim() for d in dims) or len({wrapped(d, x.dim()) for d in dims}) < len(dims):
+    places = {wrapped(d, x.dim()) for d in dims}
+    if len(places) < len(dims):
         raise_as_torch(op, x, dims)
-    if x._cut.dim in [wrapped(d, x.dim()) for d in dims]:
+    if x._cut.dim in places:
         x = with_interval(x)
         cut = x._cut
         begins = [cut.rows - offset for offset in cut.offsets]
