@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cstring>
 #include <numeric>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
@@ -18,6 +19,15 @@ namespace {
 
 constexpr uint64_t most_ordered_bytes = 64 << 10;
 
+// As copy_, which costs more than a small message where both lie dense.
+void copy_dense(const at::Tensor& from, const at::Tensor& to) {
+  if (!from.device().is_cpu() || !from.is_contiguous() || from.is_conj() || from.is_neg()) {
+    to.copy_(from);
+  } else if (from.numel() > 0) {
+    std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+  }
+}
+
 // A message to every other rank and one from it. Ranks are few and values small: this takes no longer than a
 // transport's own gathering, and headers, failures and mismatches are those of every other message.
 std::vector<at::Tensor> exchange_with_all(const Domain& domain, const at::Tensor& local, const MessageTag& tag,
@@ -25,14 +35,17 @@ std::vector<at::Tensor> exchange_with_all(const Domain& domain, const at::Tensor
   std::vector<Message> sends;
   std::vector<Message> receives;
   std::vector<at::Tensor> result(domain.size());
+  sends.reserve(domain.size());
+  receives.reserve(domain.size());
   const auto make_room = [&]() { return make_buffer(tag, at::kCPU, local.scalar_type(), local.sizes()); };
   for (int peer = 0; peer < domain.size(); ++peer) {
     if (peer == domain.rank()) {
-      result[peer] = local.clone(at::MemoryFormat::Contiguous);
+      result[peer] = at::empty(local.sizes(), local.options());
+      copy_dense(local, result[peer]);
       continue;
     }
     sends.push_back({peer, make_room()});
-    payload(sends.back().buffer, local.scalar_type(), local.sizes()).copy_(local);
+    copy_dense(local, payload(sends.back().buffer, local.scalar_type(), local.sizes()));
     receives.push_back({peer, make_room()});
     result[peer] = payload(receives.back().buffer, local.scalar_type(), local.sizes());
   }

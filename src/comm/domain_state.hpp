@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -40,6 +42,8 @@ struct Domain::State {
   std::mutex mutex;                      // guards what follows
   std::vector<uint64_t> sent, received;  // messages to and from each rank so far
   Announcements announcements;
+  // As the group has them; no ownership here either.
+  std::unordered_map<c10::DeviceType, c10::weak_intrusive_ptr<c10d::Backend>> backends;
   std::unordered_set<at::Device> connected;  // devices for which all ranks have met (transports.cpp)
   std::string failure;                       // why the domain is dead, empty while it is not
   // Poison under way. Nobody waits for it, so what a transport sends must stay: to a late peer, too.

@@ -51,10 +51,20 @@ void connect(const Domain& domain, c10d::Backend& backend, const at::Device& dev
 }  // namespace
 
 c10::intrusive_ptr<c10d::Backend> transport(const Domain& domain, const at::Device& device, const std::string& what) {
+  Domain::State& state = domain.state();
+  {
+    const std::lock_guard lock(state.mutex);
+    if (const auto known = state.backends.find(device.type()); known != state.backends.end()) {
+      if (auto backend = known->second.lock()) return backend;
+    }
+  }
   TORCH_CHECK(has_transport(*domain.group(), device), what, ": the process group ", domain.name(),
               " has no transport for tensors on ", device.type(),
               "; init_process_group(\"cpu:gloo,cuda:nccl\") has one for each", where(domain));
-  return domain.group()->getBackend(device.type());
+  auto backend = domain.group()->getBackend(device.type());
+  const std::lock_guard lock(state.mutex);
+  state.backends.insert_or_assign(device.type(), c10::weak_intrusive_ptr<c10d::Backend>(backend));
+  return backend;
 }
 
 std::chrono::milliseconds patience(const Domain& domain, const c10d::Backend& backend, const at::Device& device) {

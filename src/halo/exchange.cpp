@@ -51,18 +51,19 @@ void check(const at::Tensor& t, const Layout& layout, bool is_result, const Exch
   }
 }
 
-comm::MessageTag message_tag(const at::Tensor& t, const ExchangePlan& plan, const Layout& layout,
-                             const std::string& what, comm::Facts facts, bool adjoint) {
-  facts.add(what).add(static_cast<int64_t>(adjoint)).add(static_cast<int64_t>(t.scalar_type()));
+comm::MessageTag message_tag(at::ScalarType dtype, at::IntArrayRef sizes, const ExchangePlan& plan,
+                             const Layout& layout, const std::string& what, comm::Facts facts, bool adjoint) {
+  facts.add(what).add(static_cast<int64_t>(adjoint)).add(static_cast<int64_t>(dtype));
   facts.add(plan.partition.offsets());
   for (const rows::Wanted& part : plan.parts) {
     for (const rows::Interval& wanted : part) facts.add(wanted.begin).add(wanted.end);
   }
   facts.add(static_cast<int64_t>(plan.boundary));
   if (has_pole(plan)) facts.add(layout.lon_dim).add(static_cast<int64_t>(layout.flip_sign));
-  facts.add(t.dim()).add(layout.dim);
-  for (int64_t d = 0; d < t.dim(); ++d) {
-    if (d != layout.dim) facts.add(t.size(d));
+  const auto dims = static_cast<int64_t>(sizes.size());
+  facts.add(dims).add(layout.dim);
+  for (int64_t d = 0; d < dims; ++d) {
+    if (d != layout.dim) facts.add(sizes[d]);
   }
   return comm::MessageTag{facts.hash()};
 }
@@ -127,16 +128,25 @@ Messages make_messages(const comm::Domain& domain, const at::Tensor& t, int64_t 
 
 Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
                std::string what, const comm::Facts& facts)
+    : Gather(x, plan, layout, domain, what, tag(x.scalar_type(), x.sizes(), *plan, layout, what, facts)) {}
+
+Gather::Gather(const at::Tensor& x, std::shared_ptr<const ExchangePlan> plan, Layout layout, const comm::Domain& domain,
+               std::string what, const comm::MessageTag& tag)
     : plan_(std::move(plan)), layout_(layout), x_(x) {
   check(x, layout, /*is_result=*/false, *plan_, domain, what);
   Messages messages =
-      make_messages(domain, x, layout.dim, message_tag(x, *plan_, layout, what, facts, false), plan_->sends,
-                    plan_->receives, [&](const Segment& segment, const at::Tensor& message) {
+      make_messages(domain, x, layout.dim, tag, plan_->sends, plan_->receives,
+                    [&](const Segment& segment, const at::Tensor& message) {
                       const rows::Interval source = segment.source_rows();
                       copy_rows(x, source.begin - plan_->owned().begin, message, 0, source.size(), layout.dim);
                     });
   received_ = std::move(messages.received);
   pending_ = comm::start_exchange(domain, std::move(messages.sends), std::move(messages.receives), std::move(what));
+}
+
+comm::MessageTag Gather::tag(at::ScalarType dtype, at::IntArrayRef sizes, const ExchangePlan& plan,
+                             const Layout& layout, const std::string& what, const comm::Facts& facts) {
+  return message_tag(dtype, sizes, plan, layout, what, facts, /*adjoint=*/false);
 }
 
 std::vector<at::Tensor> Gather::finish_parts() {
@@ -195,8 +205,8 @@ Fold::Fold(const at::Tensor& g, std::shared_ptr<const ExchangePlan> plan, Layout
     : plan_(std::move(plan)), layout_(layout), g_(g) {
   check(g, layout, /*is_result=*/true, *plan_, domain, what);
   Messages messages =
-      make_messages(domain, g, layout.dim, message_tag(g, *plan_, layout, what, facts, true), plan_->receives,
-                    plan_->sends, [&](const Segment& segment, const at::Tensor& message) {
+      make_messages(domain, g, layout.dim, message_tag(g.scalar_type(), g.sizes(), *plan_, layout, what, facts, true),
+                    plan_->receives, plan_->sends, [&](const Segment& segment, const at::Tensor& message) {
                       message.copy_(apply_adjoint(segment, wanted_rows(g, segment, *plan_, layout.dim), layout));
                     });
   received_ = std::move(messages.received);

@@ -17,7 +17,7 @@ using Bias = std::optional<at::Tensor>;
 // Output rows of the whole windows `window`, rows `needs` of the input, and the first of them: `strip.begin` or before.
 std::pair<at::Tensor, int64_t> output_strip(const ConvolutionCall& c, const at::Tensor& window, Interval needs,
                                             const Bias& bias, Interval strip) {
-  const at::Tensor y = run_convolution(c.bordered(window), c.weight, bias, window_options(c.options, c.dim));
+  const at::Tensor y = run_convolution(c.bordered(window), c.weight, bias, c.plan->windows);
   // A transposed convolution of whole windows gives their whole span.
   return {y, c.options.transposed ? needs.begin * c.s.stride - c.s.padding : strip.begin};
 }
@@ -33,7 +33,9 @@ void overwrite_columns(const ConvolutionCall& c, at::Tensor& y, const at::Tensor
       slab = extended_rows(slab, c.columns(other), c.padded_columns(other), c.options.across_boundary);
     }
   }
-  const ConvolutionOptions options = fitted_options(window_options(c.options, c.dim), c.plan->fit, c.dim);
+  ConvolutionOptions options = c.plan->windows;
+  options.padding[c.dim - 2] = c.plan->local.padding[c.dim - 2];
+  options.output_padding[c.dim - 2] = c.plan->local.output_padding[c.dim - 2];
   y.narrow(d, strip.begin, strip.size()).copy_(run_convolution(slab, c.weight, bias, options));
 }
 
@@ -72,27 +74,27 @@ void keep_rows(const ConvolutionCall& c, const std::vector<at::Tensor>& windows,
   }
 }
 
-// The output; and, where it is asked for, the halo.
-at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Bias& bias, const ConvolutionOptions& options,
-                   const Placement& placement, ConvolutionHalo* halo) {
-  const ConvolutionCall c(x, weight, options, placement);
+}  // namespace
+
+at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const Bias& bias,
+                       const ConvolutionArguments& arguments, ConvolutionHalo* halo) {
+  const ConvolutionCall c(x, weight, arguments);
   const Strips& strips = c.plan->forward;
-  const ConvolutionTrace trace(placement, "forward", strips);
-  halo::Gather gather = c.start(x, strips, "forward");
+  const ConvolutionTrace trace(c.placement, "forward", strips);
+  halo::Gather gather = c.start(x, strips);
   if (halo != nullptr) *halo = empty_halo(x, c.dim, c.plan->kept);
   if (c.output.empty()) {
     gather.finish_parts();
-    return convolution_shape(x, weight, options, placement, c.rank);
+    return convolution_shape(x, weight, c.options, c.placement, c.rank);
   }
   if (strips.whole) {
     const std::vector<at::Tensor> windows = gather.finish_parts();
     if (halo != nullptr) keep_rows(c, windows, *halo);
     const auto [y, begin] = output_strip(c, windows[0], strips.before_needs, bias, strips.before);
-    return in_format_of_whole(crop(y, c.dim, begin, c.output), x, weight, options, window_options(options, c.dim));
+    return in_format_of_whole(crop(y, c.dim, begin, c.output), x, weight, c.options, c.plan->windows);
   }
   gather.keep_moving();
-  const ConvolutionOptions local = fitted_options(options, c.plan->fit, c.dim);
-  at::Tensor y = run_convolution(x, weight, bias, local);
+  at::Tensor y = run_convolution(x, weight, bias, c.plan->local);
   close_columns(c, y, x, bias);
   const std::vector<at::Tensor> windows = gather.finish_parts();
   if (halo != nullptr) keep_rows(c, windows, *halo);
@@ -103,10 +105,8 @@ at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Bias& bi
   };
   mend(windows[0], strips.before, strips.before_needs);
   mend(windows[1], strips.after, strips.after_needs);
-  return in_format_of_whole(y, x, weight, options, local);
+  return in_format_of_whole(y, x, weight, c.options, c.plan->local);
 }
-
-}  // namespace
 
 rows::Stencil stencil(const ConvolutionOptions& options, const at::Tensor& weight, int64_t dim) {
   return {weight.size(dim), options.stride[dim - 2], options.padding[dim - 2], options.dilation[dim - 2]};
@@ -120,29 +120,35 @@ at::Tensor convolution_shape(const at::Tensor& x, const at::Tensor& weight, cons
 
 ConvolutionHalo convolution_halo_shape(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
                                        const Placement& placement, int rank) {
-  const auto sizes = output_sizes(x, weight, options, placement.dim, placement.output.interval(rank).size());
-  return empty_halo(x, placement.dim, find_strip_plan(x, weight, options, placement, sizes, rank)->kept);
+  const auto arguments = find_arguments(options, placement);
+  return empty_halo(x, placement.dim, find_strip_plan(x, weight, *arguments, rank)->kept);
 }
 
 at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const Bias& bias,
                        const ConvolutionOptions& options, const Placement& placement) {
-  return forward(x, weight, bias, options, placement, nullptr);
+  return convolution(x, weight, bias, *find_arguments(options, placement), nullptr);
 }
 
 std::pair<at::Tensor, ConvolutionHalo> convolution_with_halo(const at::Tensor& x, const at::Tensor& weight,
                                                              const Bias& bias, const ConvolutionOptions& options,
                                                              const Placement& placement) {
   ConvolutionHalo halo;
-  at::Tensor y = forward(x, weight, bias, options, placement, &halo);
+  at::Tensor y = convolution(x, weight, bias, *find_arguments(options, placement), &halo);
   return {std::move(y), std::move(halo)};
+}
+
+ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, const ConvolutionArguments& arguments) {
+  const ConvolutionCall c(x, weight, arguments);
+  ConvolutionHalo halo = empty_halo(x, c.dim, c.plan->kept);
+  if (c.plan->weight_by_output_rows) {
+    keep_rows(c, c.start(x, c.plan->forward, c.plan->halo_tag).finish_parts(), halo);
+  }
+  return halo;
 }
 
 ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
                                  const Placement& placement) {
-  const ConvolutionCall c(x, weight, options, placement);
-  ConvolutionHalo halo = empty_halo(x, c.dim, c.plan->kept);
-  if (c.plan->weight_by_output_rows) keep_rows(c, c.start(x, c.plan->forward, "halo").finish_parts(), halo);
-  return halo;
+  return convolution_halo(x, weight, *find_arguments(options, placement));
 }
 
 }  // namespace graticule::ops

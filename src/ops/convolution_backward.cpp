@@ -67,8 +67,8 @@ std::pair<at::Tensor, int64_t> input_gradient_strip(const ConvolutionCall& c, co
     if (d != c.dim) sizes[d] += 2 * c.options.padding[d - 2];
   }
   // Its values take no part in its own gradient.
-  const auto gradients = run_convolution_backward(window, empty_with(x, sizes), c.weight,
-                                                  window_options(c.options, c.dim), {true, false, false});
+  const auto gradients =
+      run_convolution_backward(window, empty_with(x, sizes), c.weight, c.plan->windows, {true, false, false});
   return {c.without_border(std::get<0>(gradients)), covered.begin};
 }
 
@@ -81,7 +81,7 @@ ConvolutionGradients backward_of_windows(const ConvolutionCall& c, const at::Ten
   std::pair<at::Tensor, int64_t> strip;
   if (wanted[1]) {
     const at::Tensor input = embed(x, c.dim, c.input, strips.before.begin, strips.before.size());
-    result = run_convolution_backward(window, input, c.weight, window_options(c.options, c.dim), wanted);
+    result = run_convolution_backward(window, input, c.weight, c.plan->windows, wanted);
     strip = {std::get<0>(result), strips.before.begin};
   } else {
     strip = input_gradient_strip(c, window, x, strips.before, strips.before_needs);
@@ -127,32 +127,47 @@ ConvolutionGradients parameters_by_output_rows(const ConvolutionCall& c, const a
   if (c.output.empty()) {
     return {at::Tensor(), at::zeros_like(c.weight), bias ? grad.sum(parameter_axes(grad)) : at::Tensor()};
   }
-  return run_convolution_backward(grad, c.bordered(rows_of_windows(c, x, halo)), c.weight,
-                                  window_options(c.options, c.dim), {false, true, bias});
+  return run_convolution_backward(grad, c.bordered(rows_of_windows(c, x, halo)), c.weight, c.plan->windows,
+                                  {false, true, bias});
 }
 
-// What grad rows `outside` this rank's own, to be found in `window` (rows `needs`), add to the weight gradient: their
-// pairs with this rank's rows of x.
-at::Tensor outside_weight_gradient(const ConvolutionCall& c, const at::Tensor& window, Interval needs, Interval outside,
-                                   const at::Tensor& x) {
-  const std::array<bool, 3> weight_alone{false, true, false};
-  const ConvolutionOptions local = window_options(c.options, c.dim);
-  if (!c.options.transposed) {
-    const Interval fine = rows::fine_rows(c.s, outside);
-    const Interval own = rows::intersect(fine, c.input);
-    const at::Tensor grad = window.narrow(c.dim, outside.begin - needs.begin, outside.size());
-    const at::Tensor rows = c.bordered(x.narrow(c.dim, own.begin - c.input.begin, own.size()));
-    const at::Tensor input = embed(rows, c.dim, own, fine.begin, fine.size());
-    return std::get<1>(run_convolution_backward(grad, input, c.weight, local, weight_alone));
+// Rows of a tensor that holds rows from `begin` on.
+struct RowsFrom {
+  const at::Tensor& tensor;
+  int64_t begin;
+
+  [[nodiscard]] at::Tensor of(int64_t dim, Interval rows) const {
+    return tensor.narrow(dim, rows.begin - begin, rows.size());
   }
-  // Rows of x whose windows reach the outside rows, and their whole windows with zeros elsewhere.
-  const Interval coarse = rows::intersect(rows::coarse_rows(c.s, outside), c.input);
-  const Interval fine = rows::fine_rows(c.s, coarse);
-  const Interval part = rows::intersect(fine, outside);
-  const at::Tensor grad = window.narrow(c.dim, part.begin - needs.begin, part.size());
-  const at::Tensor rows = x.narrow(c.dim, coarse.begin - c.input.begin, coarse.size());
-  return std::get<1>(
-      run_convolution_backward(embed(grad, c.dim, part, fine.begin, fine.size()), rows, c.weight, local, weight_alone));
+};
+
+// Adds what pairs of rows give to the weight's gradient: for each coarse row, the part of the kernel that meets fine
+// rows. No row is paired with one of zeros: what is not finite spreads no further than it does uncut.
+void add_pairs(const ConvolutionCall& c, at::Tensor& grad_weight, const RowPairs& pairs, const RowsFrom& coarse,
+               const RowsFrom& fine) {
+  for (int64_t row = pairs.coarse.begin; row < pairs.coarse.end; ++row) {
+    const Interval taps = rows::taps_within(c.s, row, pairs.fine);
+    if (taps.empty()) continue;
+    const int64_t window = row * c.s.stride - c.s.padding;
+    const at::Tensor coarse_rows = coarse.of(c.dim, {row, row + 1});
+    const at::Tensor fine_rows =
+        fine.of(c.dim, {window + taps.begin * c.s.dilation, window + (taps.end - 1) * c.s.dilation + 1});
+    const at::Tensor kernel = c.weight.narrow(c.dim, taps.begin, taps.size());
+    const auto gradients = c.options.transposed ? run_convolution_backward(fine_rows, coarse_rows, kernel,
+                                                                           c.plan->windows, {false, true, false})
+                                                : run_convolution_backward(coarse_rows, c.bordered(fine_rows), kernel,
+                                                                           c.plan->windows, {false, true, false});
+    grad_weight.narrow(c.dim, taps.begin, taps.size()).add_(std::get<1>(gradients));
+  }
+}
+
+// Pairs of this rank's rows of x with others' rows of grad, to be found in `window`, which holds rows from `begin` on.
+void add_outside_pairs(const ConvolutionCall& c, at::Tensor& grad_weight, const RowPairs& pairs,
+                       const at::Tensor& window, int64_t begin, const at::Tensor& x) {
+  const RowsFrom own{x, c.input.begin};
+  const RowsFrom others{window, begin};
+  const bool transposed = c.options.transposed;
+  add_pairs(c, grad_weight, pairs, transposed ? own : others, transposed ? others : own);
 }
 
 // What rows `beyond` the grid's end add to the weight gradient; `window` holds grad rows `needs`, among them all whose
@@ -165,17 +180,7 @@ at::Tensor border_weight_gradient(const ConvolutionCall& c, const at::Tensor& wi
   const at::Tensor rows = c.bordered(extended_rows(x, own_rows(c), part, c.options.row_boundary));
   const at::Tensor grad = window.narrow(c.dim, touching.begin - needs.begin, touching.size());
   return std::get<1>(run_convolution_backward(grad, embed(rows, c.dim, part, fine.begin, fine.size()), c.weight,
-                                              window_options(c.options, c.dim), {false, true, false}));
-}
-
-// Grad rows outside this rank's own that its rows of x take part in, before and after.
-rows::Seams outside_rows(const ConvolutionCall& c) {
-  const Interval reach = c.options.transposed
-                             ? rows::fine_rows(c.s, c.input)
-                             : Interval{rows::ceil_div(c.input.begin + c.s.padding - c.s.span() + 1, c.s.stride),
-                                        rows::floor_div(c.input.end - 1 + c.s.padding, c.s.stride) + 1};
-  const Interval grid = rows::intersect(reach, {0, c.placement.output.rows()});
-  return {rows::intersect(grid, {0, c.output.begin}), rows::intersect(grid, {c.output.end, c.placement.output.rows()})};
+                                              c.plan->windows, {false, true, false}));
 }
 
 // What the columns `beyond` an edge of dimension d add to both gradients, from the columns `touching` of grad.
@@ -186,7 +191,7 @@ void add_columns(const ConvolutionCall& c, ConvolutionGradients& result, const a
   const Interval fine = rows::fine_rows(s, touching);
   const Interval part = rows::intersect(fine, beyond);
   if (touching.empty() || part.empty()) return;
-  ConvolutionOptions options = fitted_options(c.options, c.plan->fit, c.dim);
+  ConvolutionOptions options = c.plan->local;
   for (int64_t other = d; other < x.dim(); ++other) {
     if (other != c.dim) options.padding[other - 2] = 0;
   }
@@ -215,37 +220,56 @@ void add_border_across(const ConvolutionCall& c, ConvolutionGradients& result, c
 ConvolutionGradients backward_in_place(const ConvolutionCall& c, halo::Gather& gather, const at::Tensor& grad,
                                        const at::Tensor& x, std::array<bool, 3> wanted) {
   gather.keep_moving();
-  ConvolutionGradients result =
-      run_convolution_backward(grad, x, c.weight, fitted_options(c.options, c.plan->fit, c.dim), wanted);
-  add_border_across(c, result, grad, x, wanted);
+  // x's gradient is done before memory goes into the others. Columns beyond the edges give to both at once.
+  const bool apart = wanted[0] && !c.bordered_across();
+  const std::array<bool, 3> first = apart ? std::array<bool, 3>{true, false, false} : wanted;
+  ConvolutionGradients result = run_convolution_backward(grad, x, c.weight, c.plan->local, first);
+  add_border_across(c, result, grad, x, first);
   auto& [grad_x, grad_weight, grad_bias] = result;
   const Strips& strips = c.plan->backward;
-  const rows::Seams outside = outside_rows(c);
   const rows::Seams beyond = rows_beyond_grid(c);
   const std::vector<at::Tensor> windows = gather.finish_parts();
   struct End {
     const at::Tensor& window;
-    Interval strip, needs, outside, beyond;
+    Interval strip, needs, beyond;
+    const RowPairs& outside;
   };
-  const std::array<End, 2> ends{End{windows[0], strips.before, strips.before_needs, outside.before, beyond.before},
-                                End{windows[1], strips.after, strips.after_needs, outside.after, beyond.after}};
-  std::array<std::pair<at::Tensor, int64_t>, 2> mended;
-  for (size_t i = 0; i < ends.size(); ++i) {
-    const auto& [window, strip, needs, outside_end, beyond_end] = ends[i];
-    if (strip.empty()) continue;
-    if (wanted[0]) {
+  const std::array<End, 2> ends{
+      End{windows[0], strips.before, strips.before_needs, beyond.before, c.plan->outside_before},
+      End{windows[1], strips.after, strips.after_needs, beyond.after, c.plan->outside_after}};
+  if (wanted[0]) {
+    std::array<std::pair<at::Tensor, int64_t>, 2> mended;
+    for (size_t i = 0; i < ends.size(); ++i) {
+      const auto& [window, strip, needs, beyond_end, outside] = ends[i];
+      if (strip.empty()) continue;
       mended[i] = input_gradient_strip(c, window, x, strip, needs);
       overwrite(grad_x, c.input, mended[i].first, mended[i].second, rows::intersect(strip, c.input), c.dim);
     }
-    if (!wanted[1]) continue;
-    if (!outside_end.empty()) grad_weight.add_(outside_weight_gradient(c, window, needs, outside_end, x));
+    // After both ends are written: what lies beyond one end may come from rows near the other.
+    for (size_t i = 0; i < ends.size(); ++i) {
+      fold_beyond_grid(c, grad_x, mended[i].first, mended[i].second, ends[i].beyond);
+    }
+  }
+  if (apart && (wanted[1] || wanted[2])) {
+    std::tie(std::ignore, grad_weight, grad_bias) =
+        run_convolution_backward(grad, x, c.weight, c.plan->local, {false, wanted[1], wanted[2]});
+  }
+  for (const auto& [window, strip, needs, beyond_end, outside] : ends) {
+    if (!wanted[1] || strip.empty()) continue;
+    add_outside_pairs(c, grad_weight, outside, window, needs.begin, x);
     if (!beyond_end.empty()) grad_weight.add_(border_weight_gradient(c, window, needs, beyond_end, x));
   }
-  // After both ends are written: what lies beyond one end may come from rows near the other.
-  for (size_t i = 0; i < ends.size() && wanted[0]; ++i) {
-    fold_beyond_grid(c, grad_x, mended[i].first, mended[i].second, ends[i].beyond);
-  }
   return result;
+}
+
+// Of another call: what travels is known by the output's sizes.
+void check_gradient(const ConvolutionCall& c, const at::Tensor& grad) {
+  if (grad.sizes() == c.out_sizes && grad.scalar_type() == c.weight.scalar_type()) return;
+  const std::string message =
+      c10::str(c.placement.layer, ": expected an output's gradient of ", c10::IntArrayRef(c.out_sizes), " of ",
+               c.weight.scalar_type(), " on rank ", c.rank, ", got ", grad.sizes(), " of ", grad.scalar_type());
+  comm::poison(c.domain, message);
+  TORCH_CHECK_VALUE(false, message);
 }
 
 // Another call's halo, or none: an error, and one on all ranks.
@@ -267,17 +291,18 @@ void check_halo(const ConvolutionCall& c, const at::Tensor& x, const Convolution
 }  // namespace
 
 ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
-                                          const at::Tensor& weight, const ConvolutionOptions& options,
-                                          const Placement& placement, std::array<bool, 3> wanted) {
+                                          const at::Tensor& weight, const ConvolutionArguments& arguments,
+                                          std::array<bool, 3> wanted) {
   if (!wanted[0] && !wanted[1]) {
     return {at::Tensor(), at::Tensor(), wanted[2] ? grad.sum(parameter_axes(grad)) : at::Tensor()};
   }
-  const ConvolutionCall c(x, weight, options, placement);
+  const ConvolutionCall c(x, weight, arguments);
+  check_gradient(c, grad);
   const Strips& strips = c.plan->backward;
-  const ConvolutionTrace trace(placement, "backward", strips);
+  const ConvolutionTrace trace(c.placement, "backward", strips);
   const bool by_output_rows = wanted[1] && c.plan->weight_by_output_rows;
   if (by_output_rows) check_halo(c, x, halo);
-  halo::Gather gather = c.start(grad, strips, "backward");
+  halo::Gather gather = c.start(grad, strips);
   ConvolutionGradients parameters;
   if (by_output_rows) {
     // Needs nothing of what travels.
@@ -303,6 +328,12 @@ ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tens
   if (!by_output_rows) return result;
   std::get<0>(parameters) = std::get<0>(result);
   return parameters;
+}
+
+ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
+                                          const at::Tensor& weight, const ConvolutionOptions& options,
+                                          const Placement& placement, std::array<bool, 3> wanted) {
+  return convolution_backward(grad, x, halo, weight, *find_arguments(options, placement), wanted);
 }
 
 }  // namespace graticule::ops

@@ -11,25 +11,19 @@ namespace graticule::ops {
 
 using rows::Interval;
 
-ConvolutionCall::ConvolutionCall(const at::Tensor& x, const at::Tensor& w, const ConvolutionOptions& o,
-                                 const Placement& p)
+ConvolutionCall::ConvolutionCall(const at::Tensor& x, const at::Tensor& w, const ConvolutionArguments& a)
     : weight(w),
-      options(o),
-      placement(p),
-      dim(p.dim),
-      s(stencil(o, w, p.dim)),
-      domain(comm::Domain::from_group_name(p.group)),
+      options(a.options),
+      placement(a.placement),
+      dim(a.placement.dim),
+      domain(comm::Domain::from_group_name(a.placement.group)),
       rank(domain.rank()),
-      input(p.input.interval(rank)),
-      output(p.output.interval(rank)),
-      x_sizes(x.sizes().vec()),
-      out_sizes(output_sizes(x, w, o, p.dim, output.size())),
-      plan(find_strip_plan(x, w, o, p, out_sizes, rank)) {}
-
-halo::Gather ConvolutionCall::start(const at::Tensor& t, const Strips& strips, const char* direction) const {
-  comm::Facts facts = plan->facts;
-  return {t, strips.exchange, {dim}, domain, placement.layer, facts.add(direction)};
-}
+      plan(find_strip_plan(x, w, a, rank)),
+      input(a.placement.input.interval(rank)),
+      output(a.placement.output.interval(rank)),
+      s(plan->s),
+      x_sizes(plan->x_sizes),
+      out_sizes(plan->out_sizes) {}
 
 at::Tensor ConvolutionCall::bordered(at::Tensor t, int64_t first) const {
   if (!bordered_across()) return t;

@@ -15,6 +15,8 @@
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/convolution.hpp"
 #include "ops/autograd_support.hpp"
+#include "ops/convolution_arguments.hpp"
+#include "ops/convolution_call.hpp"
 #include "ops/convolution_path.hpp"
 #include "ops/local_convolution.hpp"
 
@@ -25,15 +27,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// The arguments that forward and backward share, in the order of their schemas.
-struct Arguments : torch::CustomClassHolder {
-  ConvolutionOptions options;
-  Placement placement;
+using ArgumentsPointer = std::shared_ptr<const ConvolutionArguments>;
+
+// What backward is told.
+struct Saved : torch::CustomClassHolder {
+  ArgumentsPointer arguments;
   bool has_bias = false;
   bool keeps_halo = false;
   ConvolutionHalo halo;  // on its way out of a forward, else of no tensors
 
-  Arguments(ConvolutionOptions o, Placement p) : options(std::move(o)), placement(std::move(p)) {}
+  Saved(ArgumentsPointer a, bool keeps) : arguments(std::move(a)), keeps_halo(keeps) {}
 };
 
 #define GRATICULE_CONVOLUTION_ARGUMENTS                                                                        \
@@ -41,11 +44,9 @@ struct Arguments : torch::CustomClassHolder {
       at::IntArrayRef output_padding, int64_t groups, at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, \
       int64_t dim, c10::string_view group, c10::string_view layer, c10::string_view row_boundary,              \
       c10::string_view across_boundary
-#define GRATICULE_COLLECT_ARGUMENTS                                                                          \
-  Arguments({stride.vec(), padding.vec(), dilation.vec(), transposed, output_padding.vec(), groups,          \
-             boundary_of(row_boundary), boundary_of(across_boundary)},                                       \
-            {rows::Partition(in_offsets.vec()), rows::Partition(out_offsets.vec()), dim, std::string(group), \
-             std::string(layer)})
+#define GRATICULE_FIND_ARGUMENTS                                                                                      \
+  find_arguments({stride, padding, dilation, transposed, output_padding, groups, in_offsets, out_offsets, dim, group, \
+                  layer, boundary_of(row_boundary), boundary_of(across_boundary)})
 
 rows::Boundary boundary_of(c10::string_view name) {
   return name == "zeros" ? rows::Boundary::zeros : rows::boundary_from_name(std::string(name), true);
@@ -67,7 +68,7 @@ const char* name_of(rows::Boundary boundary) {
 using WithHalo = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 WithHalo call_with_halo(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                        const Arguments& a) {
+                        const ConvolutionArguments& a) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("graticule::convolution_with_halo", "")
                              .typed<WithHalo(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
@@ -82,7 +83,8 @@ WithHalo call_with_halo(const at::Tensor& x, const at::Tensor& weight, const std
 }
 
 ConvolutionGradients call_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
-                                   const at::Tensor& weight, const Arguments& a, std::array<bool, 3> wanted) {
+                                   const at::Tensor& weight, const ConvolutionArguments& a,
+                                   std::array<bool, 3> wanted) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("graticule::convolution_backward", "")
                              .typed<ConvolutionGradients(
@@ -99,30 +101,30 @@ ConvolutionGradients call_backward(const at::Tensor& grad, const at::Tensor& x, 
 
 at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                           GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  return convolution(x, weight, bias, a.options, a.placement);
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  return convolution(x, weight, bias, *a, nullptr);
 }
 
 WithHalo with_halo_kernel(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                           GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  auto [y, halo] = convolution_with_halo(x, weight, bias, a.options, a.placement);
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  ConvolutionHalo halo;
+  at::Tensor y = convolution(x, weight, bias, *a, &halo);
   return {std::move(y), std::move(halo.before), std::move(halo.after)};
 }
 
 std::tuple<at::Tensor, at::Tensor> halo_kernel(const at::Tensor& x, const at::Tensor& weight,
                                                GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  auto [before, after] = convolution_halo(x, weight, a.options, a.placement);
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  auto [before, after] = convolution_halo(x, weight, *a);
   return {std::move(before), std::move(after)};
 }
 
 ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& before,
                                      const at::Tensor& after, const at::Tensor& weight, GRATICULE_CONVOLUTION_ARGUMENTS,
                                      std::array<bool, 3> wanted) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  auto [of_x, of_weight, of_bias] =
-      convolution_backward(grad, x, {before, after}, weight, a.options, a.placement, wanted);
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  auto [of_x, of_weight, of_bias] = convolution_backward(grad, x, {before, after}, weight, *a, wanted);
   // Where x and weight lie otherwise than each other, kernels give both gradients in one format. Compiled code knows of
   // none but these.
   if (of_x.defined()) of_x = of_x.contiguous(halo::memory_format(x));
@@ -132,17 +134,17 @@ ConvolutionGradients backward_kernel(const at::Tensor& grad, const at::Tensor& x
 
 at::Tensor forward_meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& /*bias*/,
                         GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  const int rank = comm::Domain::from_group_name(a.placement.group).rank();
-  return convolution_shape(x, weight, a.options, a.placement, rank);
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  const int rank = comm::Domain::from_group_name(a->placement.group).rank();
+  return convolution_shape(x, weight, a->options, a->placement, rank);
 }
 
 WithHalo with_halo_meta(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& /*bias*/,
                         GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  const int rank = comm::Domain::from_group_name(a.placement.group).rank();
-  auto [before, after] = convolution_halo_shape(x, weight, a.options, a.placement, rank);
-  return {convolution_shape(x, weight, a.options, a.placement, rank), std::move(before), std::move(after)};
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  const int rank = comm::Domain::from_group_name(a->placement.group).rank();
+  auto [before, after] = convolution_halo_shape(x, weight, a->options, a->placement, rank);
+  return {convolution_shape(x, weight, a->options, a->placement, rank), std::move(before), std::move(after)};
 }
 
 ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& /*before*/,
@@ -160,27 +162,27 @@ ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, 
 struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
   // Leaves the halo in the arguments: as an output it would be given a gradient of zeros.
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& weight,
-                          const std::optional<at::Tensor>& bias, const c10::intrusive_ptr<Arguments>& a) {
+                          const std::optional<at::Tensor>& bias, const c10::intrusive_ptr<Saved>& a) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     a->has_bias = bias.has_value() && bias->defined();
     ctx->saved_data["arguments"] = c10::IValue::make_capsule(a);
     if (!a->keeps_halo) {
       ctx->save_for_backward({x, weight});
-      return call_convolution(x, weight, bias, a->options, a->placement);
+      return call_convolution(x, weight, bias, a->arguments->options, a->arguments->placement);
     }
-    auto [y, before, after] = call_with_halo(x, weight, bias, *a);
+    auto [y, before, after] = call_with_halo(x, weight, bias, *a->arguments);
     ctx->save_for_backward({x, weight, before, after});
     a->halo = {std::move(before), std::move(after)};
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto& a = static_cast<const Arguments&>(*ctx->saved_data["arguments"].toCapsule());
+    const auto& a = static_cast<const Saved&>(*ctx->saved_data["arguments"].toCapsule());
     const variable_list saved = ctx->get_saved_variables();
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                                      a.has_bias && ctx->needs_input_grad(2)};
     const ConvolutionHalo halo = a.keeps_halo ? ConvolutionHalo{saved[2], saved[3]} : no_halo(saved[0]);
-    auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], halo, saved[1], a, wanted);
+    auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], halo, saved[1], *a.arguments, wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
   }
 
@@ -192,8 +194,8 @@ struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
 
 at::Tensor forward_autograd(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const auto a = c10::make_intrusive<Arguments>(GRATICULE_COLLECT_ARGUMENTS);
-  a->keeps_halo = c10::GradMode::is_enabled() && weight.requires_grad();
+  const bool keeps_halo = c10::GradMode::is_enabled() && weight.requires_grad();
+  const auto a = c10::make_intrusive<Saved>(GRATICULE_FIND_ARGUMENTS, keeps_halo);
   at::Tensor y = ConvolutionFunction::apply(x, weight, bias, a);
   a->halo = {};
   return y;
@@ -201,8 +203,7 @@ at::Tensor forward_autograd(const at::Tensor& x, const at::Tensor& weight, const
 
 WithHalo with_halo_autograd(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             GRATICULE_CONVOLUTION_ARGUMENTS) {
-  const auto a = c10::make_intrusive<Arguments>(GRATICULE_COLLECT_ARGUMENTS);
-  a->keeps_halo = true;
+  const auto a = c10::make_intrusive<Saved>(GRATICULE_FIND_ARGUMENTS, /*keeps=*/true);
   at::Tensor y = ConvolutionFunction::apply(x, weight, bias, a);
   const ConvolutionHalo halo = std::exchange(a->halo, {});
   return {std::move(y), halo.before, halo.after};
@@ -211,10 +212,10 @@ WithHalo with_halo_autograd(const at::Tensor& x, const at::Tensor& weight, const
 ConvolutionGradients backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& before,
                                        const at::Tensor& after, const at::Tensor& weight,
                                        GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  refuse_double_backward(a.placement.layer, {grad, x, before, after, weight});
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  refuse_double_backward(a->placement.layer, {grad, x, before, after, weight});
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(grad, x, {before, after}, weight, a, wanted);
+  return call_backward(grad, x, {before, after}, weight, *a, wanted);
 }
 
 template <c10::DeviceType device>
@@ -224,8 +225,8 @@ at::Tensor forward_autocast(const at::Tensor& x, const at::Tensor& weight, const
   const at::ScalarType type = at::autocast::get_autocast_dtype(device);
   const auto cast = [&](const at::Tensor& t) { return at::autocast::cached_cast(type, t, device); };
   const std::optional<at::Tensor> low_bias = bias.has_value() && bias->defined() ? std::optional(cast(*bias)) : bias;
-  const Arguments a = GRATICULE_COLLECT_ARGUMENTS;
-  return call_convolution(cast(x), cast(weight), low_bias, a.options, a.placement);
+  const ArgumentsPointer a = GRATICULE_FIND_ARGUMENTS;
+  return call_convolution(cast(x), cast(weight), low_bias, a->options, a->placement);
 }
 
 }  // namespace

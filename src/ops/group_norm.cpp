@@ -20,13 +20,23 @@ using torch::autograd::variable_list;
 using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using Optional = std::optional<at::Tensor>;
 
-struct Arguments {
+struct Arguments : torch::CustomClassHolder {
   int64_t num_groups;
   double eps;
   std::vector<int64_t> in_offsets;
   int64_t dim;
   std::string group, layer;
+
+  Arguments(int64_t groups_, double eps_, std::vector<int64_t> offsets_, int64_t dim_, std::string group_,
+            std::string layer_)
+      : num_groups(groups_),
+        eps(eps_),
+        in_offsets(std::move(offsets_)),
+        dim(dim_),
+        group(std::move(group_)),
+        layer(std::move(layer_)) {}
 };
+using ArgumentsPointer = c10::intrusive_ptr<Arguments>;
 
 // Elements of one group of one sample on `rows` rows.
 int64_t elements(const at::Tensor& x, const Arguments& a, int64_t rows) {
@@ -89,8 +99,7 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
 #define GRATICULE_NORM_ARGUMENTS                                                                   \
   int64_t num_groups, double eps, at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, \
       c10::string_view layer
-#define GRATICULE_COLLECT_NORM \
-  Arguments { num_groups, eps, in_offsets.vec(), dim, std::string(group), std::string(layer) }
+#define GRATICULE_COLLECT_NORM Arguments(num_groups, eps, in_offsets.vec(), dim, std::string(group), std::string(layer))
 
 using ForwardSchema = Three(const at::Tensor&, const Optional&, const Optional&, int64_t, double, at::IntArrayRef,
                             int64_t, c10::string_view, c10::string_view);
@@ -140,18 +149,12 @@ Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, c
 
 struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& x, const Optional& weight, const Optional& bias,
-                               const Arguments& a) {
+                               const ArgumentsPointer& a) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, mean, rstd] = call_forward(x, weight, bias, a);
+    auto [y, mean, rstd] = call_forward(x, weight, bias, *a);
     ctx->save_for_backward({x, mean, rstd, weight.value_or(at::Tensor())});
-    auto& data = ctx->saved_data;
-    data["num_groups"] = a.num_groups;
-    data["eps"] = a.eps;
-    data["in_offsets"] = a.in_offsets;
-    data["dim"] = a.dim;
-    data["group"] = a.group;
-    data["layer"] = a.layer;
-    data["bias"] = bias.has_value() && bias->defined();
+    ctx->saved_data["arguments"] = c10::IValue::make_capsule(a);
+    ctx->saved_data["bias"] = bias.has_value() && bias->defined();
     ctx->mark_non_differentiable({mean, rstd});
     // Else autograd makes zeros for the gradients of these two in every backward.
     ctx->set_materialize_grads(false);
@@ -159,14 +162,12 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    auto& data = ctx->saved_data;
-    const Arguments a{data["num_groups"].toInt(), data["eps"].toDouble(),      data["in_offsets"].toIntVector(),
-                      data["dim"].toInt(),        data["group"].toStringRef(), data["layer"].toStringRef()};
+    const auto& a = static_cast<const Arguments&>(*ctx->saved_data["arguments"].toCapsule());
     const variable_list saved = ctx->get_saved_variables();
     const bool affine = saved[3].defined();
     // Only tensors that were given are counted.
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), affine && ctx->needs_input_grad(1),
-                                     data["bias"].toBool() && ctx->needs_input_grad(affine ? 2 : 1)};
+                                     ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(affine ? 2 : 1)};
     const Optional weight = affine ? Optional(saved[3]) : std::nullopt;
     auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], saved[1], saved[2], weight, a, wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
@@ -174,7 +175,8 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
 };
 
 Three forward_autograd(const at::Tensor& x, const Optional& weight, const Optional& bias, GRATICULE_NORM_ARGUMENTS) {
-  const variable_list results = GroupNormFunction::apply(x, weight, bias, GRATICULE_COLLECT_NORM);
+  const variable_list results =
+      GroupNormFunction::apply(x, weight, bias, c10::make_intrusive<Arguments>(GRATICULE_COLLECT_NORM));
   return {results[0], results[1], results[2]};
 }
 
@@ -210,7 +212,7 @@ at::Tensor group_norm(const at::Tensor& x, int64_t num_groups, const Optional& w
   check_cut(x, cut, domain);
   TORCH_CHECK_VALUE(num_groups >= 1 && x.size(1) % num_groups == 0, cut.layer, ": ", num_groups,
                     " groups do not divide ", x.size(1), " channels", rank_text(domain));
-  const Arguments a{num_groups, eps, cut.in_offsets, cut.dim, cut.group, cut.layer};
+  const Arguments a(num_groups, eps, cut.in_offsets, cut.dim, cut.group, cut.layer);
   TORCH_CHECK_VALUE(x.size(0) * elements(x, a, cut.in_offsets.back()) != 1, cut.layer,
                     ": expected more than one value to normalise, got one", rank_text(domain));
   at::Tensor input = x;

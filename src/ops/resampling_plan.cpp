@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <string_view>
 #include <utility>
 
@@ -261,30 +260,23 @@ int64_t number_of(std::string_view mode) {
   return std::find(modes.begin(), modes.end(), mode) - modes.begin();
 }
 
-void add_scale(halo::PlanKey& words, const std::optional<double>& scale) {
-  words.push_back(static_cast<int64_t>(scale.has_value()));
-  words.push_back(std::bit_cast<int64_t>(scale.value_or(0.0)));
-}
-
 halo::PlanKey words_of(const ResamplingKey& key, at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int rank,
                        at::Device device) {
   halo::PlanKey words;
-  words.reserve(16 + in_offsets.size() + out_offsets.size());
+  const auto add_scale = [&](const std::optional<double>& scale) {
+    words.add(scale.has_value()).add(scale.value_or(0.0));
+  };
   for (const bool flag : {key.align_corners, key.channels_last, key.wide, key.across.has_value()}) {
-    words.push_back(static_cast<int64_t>(flag));
+    words.add(flag);
   }
-  for (const int64_t word : {number_of(key.mode), key.tensor_dims, key.dim, static_cast<int64_t>(rank),
-                             static_cast<int64_t>(device.type()), static_cast<int64_t>(device.index())}) {
-    words.push_back(word);
-  }
-  add_scale(words, key.scale);
+  words.add(number_of(key.mode)).add(key.tensor_dims).add(key.dim).add(rank);
+  words.add(static_cast<int64_t>(device.type())).add(device.index());
+  add_scale(key.scale);
   if (key.across.has_value()) {
-    words.push_back(key.across->input);
-    words.push_back(key.across->output);
-    add_scale(words, key.across->scale);
+    words.add(key.across->input).add(key.across->output);
+    add_scale(key.across->scale);
   }
-  words.insert(words.end(), in_offsets.begin(), in_offsets.end());
-  words.insert(words.end(), out_offsets.begin(), out_offsets.end());
+  words.add(in_offsets).add(out_offsets);
   return words;
 }
 
@@ -293,7 +285,7 @@ halo::PlanKey words_of(const ResamplingKey& key, at::IntArrayRef in_offsets, at:
 std::shared_ptr<const ResamplingPlan> find_resampling_plan(const ResamplingKey& key, at::IntArrayRef in_offsets,
                                                            at::IntArrayRef out_offsets, int rank, at::Device device) {
   static halo::PlanCache<ResamplingPlan> plans;
-  return plans.find(words_of(key, in_offsets, out_offsets, rank, device), [&](const halo::PlanKey&) {
+  return plans.find(words_of(key, in_offsets, out_offsets, rank, device), [&] {
     const Partition input(in_offsets.vec());
     const Partition output(out_offsets.vec());
     for (const Partition& cut : {input, output}) {

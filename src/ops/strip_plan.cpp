@@ -7,8 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "graticule/halo/exchange.hpp"
 #include "halo/plan_cache.hpp"
 #include "ops/convolution_path.hpp"
+#include "ops/local_convolution.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -74,11 +76,11 @@ struct Direction {
   Interval target_grid;  // all rows of the target
   int64_t source_rows = 0;
   bool to_coarse = true;
-  int64_t positions = 0;           // of a row of the target, 0 where bits need not be kept
-  int passes = 1;                  // backward: one for the input's gradient, one for the weight's
-  double flops_of_coarse_row = 0;  // of one pass
-  double flops_of_call = 0;        // of one pass, beside its rows
-  double flops_of_copies = 0;      // of whole windows
+  int64_t positions = 0;  // of a row of the target, 0 where bits need not be kept
+  double flops_of_coarse_row = 0;
+  double flops_of_call = 0;    // beside its rows
+  double flops_of_copies = 0;  // of whole windows
+  double flops_of_pairs = 0;   // backward: what strips take beside, for the weight's gradient
 };
 
 Interval needs(const Stencil& s, const Direction& d, Interval target) {
@@ -93,11 +95,12 @@ bool strips_are_better(const Stencil& s, const Direction& d, const Seams& seams)
     return static_cast<double>(d.to_coarse ? target.size() : needs(s, d, target).size());
   };
   const auto strip_cost = [&](Interval strip) {
-    return strip.empty() ? 0.0 : d.passes * (coarse_rows(strip) * d.flops_of_coarse_row + d.flops_of_call);
+    return strip.empty() ? 0.0 : coarse_rows(strip) * d.flops_of_coarse_row + d.flops_of_call;
   };
   const auto own = static_cast<double>(d.to_coarse ? d.target.size() : d.source.size());
   const double more_rows = std::max(0.0, coarse_rows(d.target) - own);
-  return strip_cost(seams.before) + strip_cost(seams.after) <= d.flops_of_copies + more_rows * d.flops_of_coarse_row;
+  return strip_cost(seams.before) + strip_cost(seams.after) + d.flops_of_pairs <=
+         d.flops_of_copies + more_rows * d.flops_of_coarse_row;
 }
 
 Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, const LocalFit& fit) {
@@ -165,35 +168,58 @@ struct Facts {
     return flops_of_copied_value * (of_input * in_row_values * static_cast<double>(input.interval(rank).size()) +
                                     of_output * out_row_values * static_cast<double>(output.interval(rank).size()));
   }
+  // Rows of the output's gradient that this rank's input rows take part in.
+  [[nodiscard]] Interval reached(int rank) const {
+    const Interval own = input.interval(rank);
+    const Interval reach = transposed ? rows::fine_rows(s, own)
+                                      : Interval{rows::ceil_div(own.begin + s.padding - s.span() + 1, s.stride),
+                                                 rows::floor_div(own.end - 1 + s.padding, s.stride) + 1};
+    return rows::intersect(reach, {0, output.rows()});
+  }
+  [[nodiscard]] RowPairs pairs(int rank, Interval outside) const {
+    const Interval own = input.interval(rank);
+    if (!transposed) return {outside, own};
+    return {rows::intersect(rows::coarse_rows(s, outside), own), outside};
+  }
+  [[nodiscard]] RowPairs pairs_before(int rank) const {
+    return pairs(rank, rows::intersect(reached(rank), {0, output.interval(rank).begin}));
+  }
+  [[nodiscard]] RowPairs pairs_after(int rank) const {
+    return pairs(rank, rows::intersect(reached(rank), {output.interval(rank).end, output.rows()}));
+  }
+  // A call for each coarse row, with as much of the kernel as meets fine rows.
+  [[nodiscard]] double flops_of_pairs(const RowPairs& pairs) const {
+    double flops = 0;
+    for (int64_t row = pairs.coarse.begin; row < pairs.coarse.end; ++row) {
+      const Interval taps = rows::taps_within(s, row, pairs.fine);
+      const double share = static_cast<double>(taps.size()) / static_cast<double>(s.kernel);
+      if (!taps.empty()) {
+        flops += flops_of_call + share * (flops_of_coarse_row + flops_of_copied_value * weight_values);
+      }
+    }
+    return flops;
+  }
   [[nodiscard]] Strips forward(int rank) const {
-    const Direction d{output.interval(rank),
-                      input.interval(rank),
-                      {0, output.rows()},
-                      input.rows(),
-                      !transposed,
-                      keeps_bits ? out_positions : 0,
-                      1,
-                      flops_of_coarse_row,
-                      flops_of_a_call(),
-                      copies(rank, 1, 0)};
+    const Direction d{output.interval(rank), input.interval(rank), {0, output.rows()},
+                      input.rows(),          !transposed,          keeps_bits ? out_positions : 0,
+                      flops_of_coarse_row,   flops_of_a_call(),    copies(rank, 1, 0)};
     const bool bordered = boundary != Boundary::zeros;
     const Seams seams = d.to_coarse ? rows::coarse_seams(s, d.target, d.source, d.source_rows, bordered)
                                     : rows::fine_seams(s, d.target, d.source, d.source_rows);
     return make_strips(s, d, seams, fit(rank));
   }
   [[nodiscard]] Strips backward(int rank) const {
-    // A strip gives rows of the input's gradient and a part of the weight's; whole windows take a copy of grad, one of
-    // x and one of the result.
+    // Whole windows take a copy of grad, one of x and one of the result.
     const Direction d{extended(rank),
                       output.interval(rank),
                       grid(),
                       output.rows(),
                       transposed,
                       keeps_bits ? in_positions : 0,
-                      2,
                       flops_of_coarse_row,
                       flops_of_a_call(),
-                      copies(rank, 2, 1)};
+                      copies(rank, 2, 1),
+                      flops_of_pairs(pairs_before(rank)) + flops_of_pairs(pairs_after(rank))};
     const Interval own = input.interval(rank);
     Seams seams = d.to_coarse ? rows::coarse_seams(s, own, d.source, d.source_rows)
                               : rows::fine_seams(s, own, d.source, d.source_rows);
@@ -234,23 +260,63 @@ std::shared_ptr<const rows::ExchangePlan> exchange_of(const std::vector<Strips>&
   return std::make_shared<const rows::ExchangePlan>(source, std::move(parts), boundary, rank);
 }
 
-StripPlan make_plan(const Facts& facts, int rank, const comm::Facts& hash) {
+Facts facts_of(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& o, const Placement& p,
+               at::IntArrayRef out_sizes) {
+  const Stencil s = stencil(o, weight, p.dim);
+  const int64_t in_positions = positions_per_row(x.sizes(), p.dim);
+  const int64_t out_positions = positions_per_row(out_sizes, p.dim);
+  const auto row_values = [&](at::IntArrayRef sizes, int64_t positions) {
+    return static_cast<double>(sizes[0] * sizes[1] * positions);
+  };
+  const int64_t coarse_positions = o.transposed ? in_positions : out_positions;
+  const int64_t group_channels = o.transposed ? weight.size(1) : weight.size(0) / o.groups;
+  return {s,
+          o.transposed,
+          o.row_boundary,
+          p.input,
+          p.output,
+          p.output.rows() - rows::fine_size(s, p.input.rows(), 0),
+          x.scalar_type() != at::kDouble,
+          in_positions,
+          out_positions,
+          row_values(x.sizes(), in_positions),
+          row_values(out_sizes, out_positions),
+          2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel()) *
+              whole_vectors(group_channels),
+          static_cast<double>(weight.numel())};
+}
+
+// Everything but what only the tensors tell.
+StripPlan make_plan(const Facts& facts, int rank) {
   std::vector<Strips> forward;
   std::vector<Strips> backward;
   for (int r = 0; r < facts.input.ranks(); ++r) {
     forward.push_back(facts.forward(r));
     backward.push_back(facts.backward(r));
   }
-  StripPlan plan{.fit = facts.fit(rank),
-                 .forward = forward[rank],
-                 .backward = backward[rank],
-                 .extended = facts.extended(rank),
-                 .facts = hash};
+  StripPlan plan;
+  plan.s = facts.s;
+  plan.forward = forward[rank];
+  plan.backward = backward[rank];
+  plan.extended = facts.extended(rank);
+  plan.outside_before = facts.pairs_before(rank);
+  plan.outside_after = facts.pairs_after(rank);
   plan.weight_by_output_rows = goes_by_output_rows(facts, backward);
   if (plan.weight_by_output_rows) plan.kept = kept_rows(facts, rank, plan.forward);
   plan.forward.exchange = exchange_of(forward, facts.input, facts.boundary, rank);
   plan.backward.exchange = exchange_of(backward, facts.output, Boundary::zeros, rank);
   return plan;
+}
+
+// What the ranks must agree on beside the rows that travel.
+comm::Facts shared_facts(const ConvolutionOptions& o, const Placement& p, at::IntArrayRef weight_sizes,
+                         const char* direction) {
+  comm::Facts facts;
+  for (const auto* words : {&o.stride, &o.padding, &o.dilation, &o.output_padding}) facts.add(*words);
+  facts.add(weight_sizes.vec()).add(static_cast<int64_t>(o.transposed)).add(o.groups);
+  facts.add(static_cast<int64_t>(o.row_boundary)).add(static_cast<int64_t>(o.across_boundary));
+  facts.add(p.input.offsets()).add(p.output.offsets()).add(direction);
+  return facts;
 }
 
 }  // namespace
@@ -276,46 +342,31 @@ bool border_is_local(const Stencil& s, const Partition& input, int64_t out_rows,
 }
 
 std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::Tensor& weight,
-                                                 const ConvolutionOptions& o, const Placement& p,
-                                                 at::IntArrayRef out_sizes, int rank) {
+                                                 const ConvolutionArguments& arguments, int rank) {
   static halo::PlanCache<StripPlan> plans;
-  const int64_t in_positions = positions_per_row(x.sizes(), p.dim);
-  const int64_t out_positions = positions_per_row(out_sizes, p.dim);
-  const bool keeps_bits = x.scalar_type() != at::kDouble;
   halo::PlanKey key;
-  key.reserve(64);
-  const auto add = [&](at::IntArrayRef words) { key.insert(key.end(), words.begin(), words.end()); };
-  for (const auto* words : {&o.stride, &o.padding, &o.dilation, &o.output_padding}) add(*words);
-  add(weight.sizes());
-  add({o.transposed, o.groups, static_cast<int64_t>(o.row_boundary), static_cast<int64_t>(o.across_boundary)});
-  add(p.input.offsets());
-  add(p.output.offsets());
-  const auto shared_words = static_cast<std::ptrdiff_t>(key.size());
-  add({p.dim, x.size(0), in_positions, out_positions, keeps_bits, rank,
-       static_cast<int64_t>(forced_convolution_path())});
-  return plans.find(std::move(key), [&](const halo::PlanKey& words) {
-    const comm::Facts shared = comm::Facts().add(halo::PlanKey(words.begin(), words.begin() + shared_words));
-    const Stencil s = stencil(o, weight, p.dim);
-    const auto row_values = [&](at::IntArrayRef sizes, int64_t positions) {
-      return static_cast<double>(sizes[0] * sizes[1] * positions);
+  key.add(arguments.number).add(rank).add(static_cast<int64_t>(x.scalar_type())).add(x.sizes()).add(weight.sizes());
+  key.add(static_cast<int64_t>(forced_convolution_path()));
+  return plans.find(key, [&] {
+    const ConvolutionOptions& o = arguments.options;
+    const Placement& p = arguments.placement;
+    TORCH_CHECK_VALUE(rank < p.input.ranks() && rank < p.output.ranks(), p.layer, ": rows cut over ", p.input.ranks(),
+                      " and ", p.output.ranks(), " ranks, called on rank ", rank);
+    const std::vector<int64_t> out_sizes = output_sizes(x, weight, o, p.dim, p.output.interval(rank).size());
+    const Facts facts = facts_of(x, weight, o, p, out_sizes);
+    StripPlan plan = make_plan(facts, rank);
+    plan.x_sizes = x.sizes().vec();
+    plan.out_sizes = out_sizes;
+    plan.local = fitted_options(o, facts.fit(rank), p.dim);
+    plan.windows = window_options(o, p.dim);
+    const auto tag = [&](at::IntArrayRef sizes, const Strips& strips, const char* direction) {
+      return halo::Gather::tag(x.scalar_type(), sizes, *strips.exchange, {p.dim}, p.layer,
+                               shared_facts(o, p, weight.sizes(), direction));
     };
-    const int64_t coarse_positions = o.transposed ? in_positions : out_positions;
-    const int64_t group_channels = o.transposed ? weight.size(1) : weight.size(0) / o.groups;
-    const Facts facts{s,
-                      o.transposed,
-                      o.row_boundary,
-                      p.input,
-                      p.output,
-                      p.output.rows() - rows::fine_size(s, p.input.rows(), 0),
-                      keeps_bits,
-                      in_positions,
-                      out_positions,
-                      row_values(x.sizes(), in_positions),
-                      row_values(out_sizes, out_positions),
-                      2.0 * static_cast<double>(x.size(0) * coarse_positions) * static_cast<double>(weight.numel()) *
-                          whole_vectors(group_channels),
-                      static_cast<double>(weight.numel())};
-    return std::make_shared<const StripPlan>(make_plan(facts, rank, shared));
+    plan.forward.tag = tag(plan.x_sizes, plan.forward, "forward");
+    plan.backward.tag = tag(plan.out_sizes, plan.backward, "backward");
+    plan.halo_tag = tag(plan.x_sizes, plan.forward, "halo");
+    return std::make_shared<const StripPlan>(std::move(plan));
   });
 }
 

@@ -37,6 +37,11 @@ class Gather {
   /// must agree on, such as the layer's arguments: a message of other facts is an error at its receiver.
   Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
          std::string what, const comm::Facts& facts = {});
+  /// The same with the tag of messages of this dtype, sizes and facts, for those who make many such calls.
+  Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
+         std::string what, const comm::MessageTag& tag);
+  static comm::MessageTag tag(at::ScalarType dtype, at::IntArrayRef sizes, const rows::ExchangePlan& plan,
+                              const Layout& layout, const std::string& what, const comm::Facts& facts = {});
   /// Has the messages move while this thread does other work: to be called where that takes long.
   void keep_moving();
   /// Copies what this rank owns, waits for the rest and returns the result: of a plan of one part.

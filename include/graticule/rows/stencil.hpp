@@ -41,6 +41,14 @@ struct Stencil {
   return {first, last + 1};
 }
 
+/// Of the window of coarse row `coarse`, which of its `kernel` rows lie in `fine`: none, or some without a gap.
+[[nodiscard]] constexpr Interval taps_within(const Stencil& s, int64_t coarse, Interval fine) {
+  const int64_t first = coarse * s.stride - s.padding;
+  const Interval taps{std::max<int64_t>(ceil_div(fine.begin - first, s.dilation), 0),
+                      std::min(floor_div(fine.end - 1 - first, s.dilation) + 1, s.kernel)};
+  return fine.empty() || taps.empty() ? Interval{0, 0} : taps;
+}
+
 /// Rows that a convolution makes of `rows` rows; `padding_after` rows lie beyond the last one. 0 or less: none.
 [[nodiscard]] constexpr int64_t coarse_size(const Stencil& s, int64_t rows, int64_t padding_after) {
   return floor_div(rows + s.padding + padding_after - s.span(), s.stride) + 1;

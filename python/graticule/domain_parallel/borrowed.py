@@ -79,7 +79,7 @@ class BorrowingLayer(nn.Module):
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """This rank's rows of what the wrapped module gives on the uncut tensor. All ranks of the domain must call."""
         domain = active_domain(self.domain)
-        module = self.wrapped
+        module = self.__dict__[self._wrapped_name]
         if domain is None:
             return module(x, *args)
         if _has_no_hooks(module):

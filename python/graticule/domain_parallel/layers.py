@@ -94,13 +94,32 @@ class _ConvBase(BorrowingLayer):
 
 
 class _Conv(_ConvBase):
+    # The facts of the last call, and what follows from them. They change seldom, and every call pays for Python.
+    _last: tuple[tuple, tuple[bool, int, list[int], list[int]]] | None = None
+
     @staticmethod
     def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
         return conv_halo_width(kernel, stride, padding, dilation)
 
+    def _resolve(self, module: Any, domain: Domain, x: Tensor, facts: tuple) -> tuple[bool, int, list[int], list[int]]:
+        """Whether x has a batch dimension, the cut one of the batched tensor, and the padding before and after."""
+        _, batched, dim = self._batched(x, len(module.kernel_size), domain)
+        resolved = (batched, dim, *conv_padding(module))
+        # A list of options, and what torch pads by in modes other than zeros, may change in place.
+        may_change = module.padding_mode != "zeros" or any(isinstance(option, list) for option in facts[-1])
+        if not may_change and not torch.compiler.is_compiling():
+            object.__setattr__(self, "_last", (facts, resolved))
+        return resolved
+
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
-        x, batched, dim = self._batched(x, len(module.kernel_size), domain)
-        before, after = conv_padding(module)
+        options = (module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode)
+        facts = (x.shape, self.shard_dim, options)
+        last = None if torch.compiler.is_compiling() else self._last
+        if last is None or last[0] != facts:
+            batched, dim, before, after = self._resolve(module, domain, x, facts)
+        else:
+            batched, dim, before, after = last[1]
+        x = x if batched else x.unsqueeze(0)
         y = torch.ops.graticule.conv(
             x,
             module.weight,
@@ -111,7 +130,7 @@ class _Conv(_ConvBase):
             module.padding_mode,
             module.dilation,
             module.groups,
-            self._cuts.offsets(x, dim, domain, self.wrapped),
+            self._cuts.offsets(x, dim, domain, module),
             [],
             dim,
             domain.op_group,

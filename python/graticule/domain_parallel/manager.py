@@ -149,5 +149,5 @@ def active_domain(given: Any) -> Domain | None:
     source = given if given is not None else _manager
     if source is None:
         return None
-    domain = Domain.of(source)
+    domain = source if type(source) is Domain else Domain.of(source)
     return domain if domain.size > 1 else None
