@@ -1,5 +1,6 @@
 """The same over real processes: Gloo under torchrun, MPI under mpiexec."""
 
+import os
 import re
 
 import pytest
@@ -63,6 +64,24 @@ def test_an_error_on_one_rank_ends_all_over_mpi(how):
     errors = errors_by_rank(output)
     assert sorted(errors) == [0, 1, 2], output
     assert all(seconds < 8 for seconds, _ in errors.values()), output
+
+
+@needs_mpi
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="ranks share a processor")
+@pytest.mark.parametrize("how", ["moving", "waits"])
+def test_a_late_halo_moves_while_the_rank_computes(how, summary):
+    """A neighbour is 200 ms late during a convolution of 300 ms: rank 0 does not wait for it. It waits for all of the
+    delay where MPI moves messages in waits only, so that this measures what it says.
+    """
+    output = mpiexec(2, WORKERS / "overlapping.py", *([how] if how == "waits" else []))
+    found = re.findall(r"(forward|backward) (\d+) (-?\d+)", output)
+    assert [direction for direction, _, _ in found] == ["forward", "backward"], output
+    for direction, local, beyond in found:
+        summary.append(
+            f"a neighbour 200 ms late, messages move in waits {'only' if how == 'waits' else 'and beside them'}: "
+            f"{direction} takes {local} ms locally, {beyond} ms more in the cut layer"
+        )
+        assert int(beyond) > 100 if how == "waits" else int(beyond) < 100, output
 
 
 def readme_example() -> str:
