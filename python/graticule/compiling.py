@@ -13,6 +13,7 @@ Compiled code keeps the exchanges of the traced code, none removed, doubled or m
   that was compiled or exported on one rank is an error on another one, and is no cache entry for it.
 
 A backward that is compiled is run whole, with zeros for the gradient of an output that was not used.
+What the traced code of one rank's loss does not depend on has no backward in it: those ranks differ, which is an error.
 """
 
 from __future__ import annotations

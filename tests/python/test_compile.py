@@ -32,6 +32,16 @@ def test_compiled_layers_over_mpi():
     assert "compiled" in mpiexec(2, WORKERS / "compiled.py", "mpi", *SOME[1:], GRATICULE_TIMEOUT="30")
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_an_output_that_a_rank_gives_no_gradient_is_an_error_on_all_over_gloo(processes):
+    assert "compiled" in torchrun(processes, WORKERS / "compiled.py", "gloo", "dropped", GRATICULE_TIMEOUT="60")
+
+
+@needs_mpi
+def test_an_output_that_a_rank_gives_no_gradient_is_an_error_on_all_over_mpi():
+    assert "compiled" in mpiexec(2, WORKERS / "compiled.py", "mpi", "dropped", GRATICULE_TIMEOUT="60")
+
+
 # Ops that stand in no graph, or hold no message; and those that are made of other ops.
 SILENT = {
     "all_reduce_sum_",  # changes its argument

@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -250,6 +251,53 @@ def check_unused_output(domain: Domain, reports: Domain) -> None:
         body = compiled(within)
         assert len(same_everywhere(exchanges(lambda: body(x)), reports)) == 2
 
+    def kept(x: Tensor) -> Tensor:
+        first, second = cut(x)
+        return first.square().sum() + (0 * second.sum() if last else second.square().sum())
+
+    def train_within() -> None:
+        x.grad = None
+        body(x).backward()
+
+    body = compiled(kept)
+    names = [name for name, _ in same_everywhere(exchanges(train_within), reports)]
+    assert names == ["graticule::convolution"] * 2 + ["graticule::convolution_backward"] * 2, names
+    assert relative(x.grad, expected) < 1e-10
+
+
+def check_output_without_gradient(doomed: list[Domain], reports: Domain) -> None:
+    """The last rank's loss leaves out an output within the graph, which then has no backward of it there: an error on
+    every rank by the end of the step, as without compilation.
+    """
+    cases = [(backend, used) for backend in ("none", "aot_eager", "inductor") for used in (0, 1)]
+    for (backend, used), domain in zip(cases, doomed, strict=True):
+        torch.manual_seed(1)
+        cut = Branches(domain)
+        last = domain.rank == domain.size - 1
+
+        def loss(x: Tensor, cut: nn.Module = cut, last: bool = last, used: int = used) -> Tensor:
+            outputs = cut(x)
+            return outputs[used].square().sum() if last else sum(y.square().sum() for y in outputs)
+
+        body = loss if backend == "none" else compiled(loss, backend=backend)
+        x = leaf(own_rows(torch.randn(1, 2, ROWS, 6, dtype=torch.float64), 2, domain))
+
+        def train(cut: nn.Module = cut, domain: Domain = domain, body: Callable = body, x: Tensor = x) -> None:
+            body(x).backward()
+            sync_domain_gradients(cut, domain)
+
+        patience = os.environ["GRATICULE_TIMEOUT"]
+        os.environ["GRATICULE_TIMEOUT"] = "5"
+        begun = time.monotonic()
+        try:
+            message = raised(train)
+        finally:
+            os.environ["GRATICULE_TIMEOUT"] = patience
+        # Compilation takes its time.
+        assert time.monotonic() - begun < 5 + 30, (backend, used, message)
+        assert f"rank {domain.rank} of {domain.size}" in message or "waiting for rank" in message, message
+        collect(reports, "all have failed")
+
 
 def check_model(domain: Domain, reports: Domain) -> None:
     """A model whose first call is the compiled one, within which its shapes are traced; a checkpoint in the middle."""
@@ -383,7 +431,7 @@ def check_check_mode(domain: Domain, reports: Domain) -> None:
 
 def main() -> None:
     transport = arguments()
-    domain, reports, doomed = domains(transport, 3)
+    domain, reports, *doomed = domains(transport, 9)
     checks = {
         "layers": lambda: check_layers(domain, reports),
         "primitive": lambda: check_exchange_primitive(domain, reports),
@@ -394,7 +442,8 @@ def main() -> None:
         "export": lambda: check_export(domain, reports),
         "formats": lambda: check_half_types_and_formats(domain),
         # An error ends a domain.
-        "check": lambda: check_check_mode(doomed, reports),
+        "check": lambda: check_check_mode(doomed[0], reports),
+        "dropped": lambda: check_output_without_gradient(doomed[1:], reports),
     }
     for name in sys.argv[2:] or checks:
         checks[name]()

@@ -1,6 +1,6 @@
 """A cut convolution whose neighbour is late, between two processes over MPI.
 
-Prints for forward and backward the milliseconds of the local convolution, and how many more rank 0's call of the cut one
+Prints, forward and backward, the milliseconds of the local convolution, and how many more rank 0's call of the cut one
 takes where rank 1 begins DELAY later. With the argument "waits" MPI may be called by one thread alone, so that messages
 move in waits only.
 """
