@@ -72,10 +72,11 @@ bench: bench-programs
 bench-smoke: bench-programs
 	$(VENV)/bin/python -m benchmarks --smoke --out build/bench/smoke $(BENCH_FLAGS)
 
-# Ratios of a run beside the stored ones; of BENCH_CSV, where that names the layers.csv of an earlier run.
+# Ratios of a run beside the stored ones, peak memory with the layers' times; of an earlier run, where BENCH_CSV names its
+# folder, or layers.csv in it.
 bench-check: $(if $(BENCH_CSV),,bench-programs)
-	$(if $(BENCH_CSV),,$(VENV)/bin/python -m benchmarks --parts layer_times $(BENCH_FLAGS))
-	$(VENV)/bin/python -m benchmarks.check $(or $(BENCH_CSV),build/bench/layers.csv)
+	$(if $(BENCH_CSV),,$(VENV)/bin/python -m benchmarks --parts layer_times,tiny,traffic,halo_exchange $(BENCH_FLAGS))
+	$(VENV)/bin/python -m benchmarks.check $(or $(BENCH_CSV),build/bench)
 
 bench-programs:
 	$(MAKE) build CMAKE_FLAGS="$(CMAKE_FLAGS) -DGRATICULE_BUILD_BENCHMARKS=ON"

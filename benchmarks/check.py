@@ -1,7 +1,8 @@
 """Compares the ratios of a run with stored ones: `make bench-check`. Times are never compared.
 
-A ratio of graticule to the local layer is worse when it lies above the stored one by more than MARGIN and the spread of
-both runs' null rows. A stored row that the run lacks is a failure too: what is not measured is not checked.
+A ratio is WORSE when it moved by more than the margin of its kind (benchmarks/stored.py) and the noise, the larger of
+the two runs'. At most NOISE_CAP of noise counts: where more of it could explain the move, the ratio is NOISY, and to be
+measured again. A stored ratio that the run lacks is MISSING: what is not measured is not checked. All three fail.
 """
 
 from __future__ import annotations
@@ -9,82 +10,91 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Any
 
 from benchmarks import records
-from benchmarks.ratios import spread
+from benchmarks.stored import FILES, KINDS, Kind, Records, reference_of
 
-MARGIN = 0.05
-CHECKED = ("mpi", "gloo")
+NOISE_CAP = 0.05
 REFERENCE = pathlib.Path(__file__).with_name("reference.csv")
-Records = list[dict[str, Any]]
-Key = tuple[str, str, str, str]
 
 
-def reference_of(layers: Records) -> Records:
-    """What is stored of a run: ratios of graticule to the local layer, and the null row's spread beside each."""
-    noise = {_facts(r): spread(r) for r in layers if r["contender"] == "null"}
-    return [
-        {
-            **dict(zip(("row", "scale", "layout", "mode"), _facts(r), strict=True)),
-            "contender": r["contender"],
-            "ratio": r["ratio"],
-            "null_spread": f"{noise[_facts(r)]:.4f}",
-        }
-        for r in layers
-        if r["contender"] in CHECKED and r["base"] == "local"
-    ]
+def load(run: pathlib.Path) -> Records:
+    """The ratios of a run's folder, or of the folder in which its layers.csv lies. FileNotFoundError: neither."""
+    folder = run.parent if run.name == "layers.csv" else run
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{run} is neither a folder of a run's CSV files nor the layers.csv in one")
+    return reference_of({name: records.read(folder / f"{name}.csv") for name in FILES})
 
 
-def _facts(record: dict[str, Any]) -> Key:
-    return record["row"], record["scale"], record["layout"], record["mode"]
+def _worse_by(kind: Kind, stored: float, now: float) -> float:
+    """How far a ratio moved for the worse, in the unit of its kind's margin."""
+    by = stored - now if kind.downwards else abs(now - stored) if kind.exact else now - stored
+    return by if kind.difference or not stored else by / stored
 
 
-def compare(now: Records, stored: Records, margin: float = MARGIN) -> Records:
-    """One record a stored ratio: the two ratios, the most that passes, and whether it does. Both as reference_of."""
-    found = {(*_facts(r), r["contender"]): r for r in now}
+def _verdict(kind: Kind, stored: float, now: float, noise: float) -> str:
+    """Nothing where the ratio passes."""
+    beyond = _worse_by(kind, stored, now) - kind.margin
+    if beyond <= min(noise, NOISE_CAP):
+        return ""
+    return "WORSE" if beyond > noise else "NOISY"
+
+
+def _limit(kind: Kind, stored: float, noise: float) -> float:
+    by = (kind.margin + min(noise, NOISE_CAP)) * (1.0 if kind.difference else stored)
+    return stored - by if kind.downwards else stored + by
+
+
+def compare(now: Records, stored: Records) -> Records:
+    """One record a stored ratio: it, its limit, the run's, and the verdict, "" where it passes. Both: reference_of."""
+    found = {(r["kind"], r["row"], r["case"]): r for r in now}
     result = []
     for old in stored:
-        new = found.get((*_facts(old), old["contender"]))
-        noise = max(float(old["null_spread"]), float(new["null_spread"]) if new else 0.0)
-        most = float(old["ratio"]) + margin + noise
+        kind, was = KINDS[old["kind"]], float(old["ratio"])
+        new = found.get((old["kind"], old["row"], old["case"]))
+        noise = max(float(old["noise"]), float(new["noise"]) if new else 0.0)
         result.append(
             {
-                "row": old["row"],
-                "layout": old["layout"],
-                "mode": old["mode"],
-                "contender": old["contender"],
-                "stored": float(old["ratio"]),
-                "most": most,
+                **{key: old[key] for key in ("kind", "row", "case")},
+                "stored": was,
+                "limit": _limit(kind, was, noise),
                 "now": float(new["ratio"]) if new else None,
-                "passes": new is not None and float(new["ratio"]) <= most,
+                "verdict": _verdict(kind, was, float(new["ratio"]), noise) if new else "MISSING",
             }
         )
     return result
 
 
 def table(comparisons: Records) -> str:
-    lines = [f"{'row':58} {'layout':14} {'mode':17} {'over':5} {'stored':>7} {'most':>7} {'now':>7}"]
-    for c in comparisons:
-        now = "absent" if c["now"] is None else f"{c['now']:.3f}"
-        verdict = "" if c["passes"] else "  WORSE" if c["now"] is not None else "  MISSING"
-        lines.append(
-            f"{c['row']:58} {c['layout']:14} {c['mode']:17} {c['contender']:5} {c['stored']:7.3f} {c['most']:7.3f} "
-            f"{now:>7}{verdict}"
-        )
+    """By kind, and last those that fail; then one line a kind."""
+    lines = [f"{'':58} {'':41} {'stored':>7} {'limit':>7} {'now':>7}"]
+    for kind in [*KINDS, ""]:
+        chosen = [c for c in comparisons if (c["kind"] == kind and not c["verdict"]) or (not kind and c["verdict"])]
+        lines += [kind or "failures"] if chosen else []
+        for c in chosen:
+            now = "absent" if c["now"] is None else f"{c['now']:.3f}"
+            what = f"{c['row']:58} {c['case']:41} {c['stored']:7.3f} {c['limit']:7.3f} {now:>7}"
+            lines.append(what if kind else f"{what}  {c['verdict']}, {c['kind']}")
+    for kind in KINDS:
+        verdicts = [c["verdict"] for c in comparisons if c["kind"] == kind]
+        lines.append(f"{kind}: {verdicts.count('')} of {len(verdicts)} are no worse than stored")
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.check", description=__doc__)
-    parser.add_argument("layers", type=pathlib.Path, help="layers.csv of a run")
+    parser.add_argument("run", type=pathlib.Path, help="the folder of a run's CSV files, or layers.csv in it")
     parser.add_argument("--reference", type=pathlib.Path, default=REFERENCE)
-    parser.add_argument("--margin", type=float, default=MARGIN)
     parser.add_argument("--store", action="store_true", help="store the run's ratios as the reference instead")
     given = parser.parse_args()
-    now = reference_of(records.read(given.layers))
-    if not now:
-        print(f"{given.layers} holds no ratios: run `make bench` first", file=sys.stderr)
+    try:
+        now = load(given.run)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    absent = [kind for kind in KINDS if kind not in {r["kind"] for r in now}]
+    if not now or (given.store and absent):
+        print(f"{given.run} holds no ratios of {', '.join(absent)}: run `make bench` first", file=sys.stderr)
         return 2
     if given.store:
         records.write(given.reference, now)
@@ -93,11 +103,9 @@ def main() -> int:
     if not stored:
         print(f"{given.reference} holds no ratios: store a run's with --store", file=sys.stderr)
         return 2
-    comparisons = compare(now, stored, given.margin)
+    comparisons = compare(now, stored)
     print(table(comparisons))
-    failures = sum(not c["passes"] for c in comparisons)
-    print(f"{len(comparisons) - failures} of {len(comparisons)} ratios are no worse than stored")
-    return 1 if failures else 0
+    return 1 if any(c["verdict"] for c in comparisons) else 0
 
 
 if __name__ == "__main__":

@@ -32,9 +32,8 @@ def test_compiled_layers_over_mpi():
     assert "compiled" in mpiexec(2, WORKERS / "compiled.py", "mpi", *SOME[1:], GRATICULE_TIMEOUT="30")
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_an_output_that_a_rank_gives_no_gradient_is_an_error_on_all_over_gloo(processes):
-    assert "compiled" in torchrun(processes, WORKERS / "compiled.py", "gloo", "dropped", GRATICULE_TIMEOUT="60")
+def test_an_output_that_a_rank_gives_no_gradient_is_an_error_on_all_over_gloo():
+    assert "compiled" in torchrun(3, WORKERS / "compiled.py", "gloo", "dropped", GRATICULE_TIMEOUT="60")
 
 
 @needs_mpi
