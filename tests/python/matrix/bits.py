@@ -1,121 +1,55 @@
 """Cut convolutions against serial ones, bit for bit: float32 on one thread.
 
-As a program it prints its case count and the cases that differ, one a line, as known_exceptions.txt lists them.
+As a program it prints the cases that differ, one a line, and its counts: with ONEDNN_MAX_CPU_ISA for that set of
+instructions, without it for each, as a table of known_exceptions/.
 """
 
-import dataclasses
-import itertools
-import random
-import zlib
-from collections.abc import Iterator
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from matrix.layers import CONV, CONV_TRANSPOSE, CUT
+from matrix.bit_cases import BitCase, Serial, cases, laid_out, serial
+from matrix.layers import CUT
+from matrix.torch_alone import PADDING, ROWS, depends_on_padding, explained
 from support.ranks import balanced, run_ranks
 
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+INSTRUCTIONS = ("AVX512_CORE", "AVX2")
+PATHS = ("in_place", "whole_windows")
+UNEXPLAINED = "PyTorch alone does not give these bits"
+
+HEAD = """# Processor: {}
+# Cut float32 convolutions on one thread with an output or input gradient that differs in its last bits from the serial
+# layer's.
+# case | what | why. Each row that differs has the bits of PyTorch alone on the same rows of the uncut tensors. Either
+#   kernel depends on padding: zero rows in the uncut tensor give other bits than as much padding; or
+#   kernel depends on the number of rows: it blocks its sums by the size of the tensor, and a shard has fewer rows.
+# Written in this folder by: PYTHONPATH=../../../../python:../.. python ../bits.py > {}.txt"""
 
 
-@dataclasses.dataclass(frozen=True)
-class BitCase:
-    """A convolution and a cut. Rows lie in the last but one dimension, of a 1-D tensor in the last."""
+def processor() -> str:
+    """Vendor, family, model, and the caches' sizes with the processors that share each.
 
-    transposed: bool
-    dims: int
-    kernel: int
-    stride: int
-    dilation: int
-    groups: int
-    channels: int
-    channels_last: bool
-    rows: int
-    columns: int
-    ranks: int
-
-    @property
-    def name(self) -> str:
-        kind = "conv_transpose" if self.transposed else "conv"
-        layout = "channels_last" if self.channels_last else "contiguous"
-        return (
-            f"{kind}{self.dims}d-k{self.kernel}-s{self.stride}-d{self.dilation}-g{self.groups}-c{self.channels}-{layout}"
-            f"-{self.rows}x{self.columns}-{self.ranks}ranks"
-        )
+    oneDNN may choose blocks by the share that a core has of L2 and L3, and virtual machines of one model see different
+    ones. A table without caches was written where they were not noted, and is compared on every machine of its model.
+    """
+    facts: dict[str, str] = {}
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    model = "_".join(facts.get(key, "?") for key in ("vendor_id", "cpu family", "model"))
+    caches = {}
+    for cache in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        level, size, shared = ((cache / name).read_text().strip() for name in ("level", "size", "shared_cpu_map"))
+        caches[level] = f"_L{level}-{size}-{int(shared.replace(',', ''), 16).bit_count()}"
+    return model + "".join(caches.get(level, f"_L{level}-none") for level in ("2", "3"))
 
 
-def cases() -> Iterator[BitCase]:
-    """Every kernel, stride, dilation, kind and number of dimensions; the rest drawn, the same at every run."""
-    rng = random.Random("graticule bits")
-    for _, dims, transposed, kernel, stride, dilation in itertools.product(
-        range(2), (1, 2, 3), (False, True), (1, 2, 3, 4, 5, 7, 32), (1, 2, 3), (1, 2)
-    ):
-        if dilation * (kernel - 1) >= 48 or (dims == 3 and kernel > 5):
-            continue
-        # PyTorch's own backward of a channels_last convolution of kernel 1 and stride > 1 writes beyond its memory
-        # where rows are left over.
-        crashes = kernel == 1 and stride > 1 and not transposed
-        for channels_last in (False, True) if dims > 1 and not crashes else (False,):
-            for groups in ("one", "some"):
-                channels = rng.choice([4, 8, 16] if dims == 3 or kernel > 5 else [4, 8, 16, 32, 64])
-                yield BitCase(
-                    transposed,
-                    dims,
-                    kernel,
-                    stride,
-                    dilation,
-                    1 if groups == "one" else rng.choice([2, channels]),
-                    channels,
-                    channels_last,
-                    rng.randint(max(16, dilation * (kernel - 1) + 1), 64),
-                    rng.randint(16, 32 if dims == 3 else 90),
-                    rng.choice([2, 3, 4]),
-                )
-
-
-def _laid_out(x: Tensor, channels_last: bool) -> Tensor:
-    return x.contiguous(memory_format=FORMATS[x.dim()]) if channels_last else x.contiguous()
-
-
-@dataclasses.dataclass
-class Serial:
-    """A case's uncut layer, its input, output and their gradients."""
-
-    module: Any
-    x: Tensor
-    y: Tensor
-    g: Tensor
-    dim: int
-
-
-def serial(case: BitCase) -> Serial:
-    torch.manual_seed(zlib.crc32(case.name.encode()))
-    across = min(case.kernel, 3)
-    axis = max(case.dims - 2, 0)
-    sizes = {
-        "kernel_size": (across, case.kernel),
-        "stride": (1, case.stride),
-        "padding": (across // 2, case.dilation * (case.kernel - 1) // 2),
-        "dilation": (1, case.dilation),
-    }
-    options: dict[str, Any] = {
-        name: [along if d == axis else other for d in range(case.dims)] for name, (other, along) in sizes.items()
-    }
-    kind = CONV_TRANSPOSE if case.transposed else CONV
-    module = kind[case.dims](case.channels, case.channels, groups=case.groups, **options)
-    shape = [2, case.channels, *([case.rows] if case.dims == 1 else [3, case.rows, case.columns][3 - case.dims :])]
-    x = _laid_out(torch.randn(shape), case.channels_last).requires_grad_()
-    y = module(x)
-    g = _laid_out(torch.randn_like(y), case.channels_last)
-    y.backward(g)
-    return Serial(module, x, y, g, axis + 2)
-
-
-def differing(case: BitCase) -> list[str]:
-    """Which of output and input gradient differ from the serial layer's in some bit."""
-    whole = serial(case)
+def cut_and_uncut(case: BitCase, whole: Serial) -> dict[str, tuple[Tensor, Tensor]]:
     dim = whole.dim
 
     def body(domain: Any) -> tuple[Tensor, Tensor]:
@@ -123,7 +57,7 @@ def differing(case: BitCase) -> list[str]:
 
         def own(t: Tensor, offsets: list[int]) -> Tensor:
             first, last = offsets[domain.rank], offsets[domain.rank + 1]
-            return _laid_out(t.detach().narrow(dim, first, last - first), case.channels_last)
+            return laid_out(t.detach().narrow(dim, first, last - first), case.channels_last)
 
         rows = own(whole.x, cuts[0]).requires_grad_()
         output = CUT[type(whole.module)](whole.module, dim - whole.x.dim(), domain=domain)(rows)
@@ -132,45 +66,55 @@ def differing(case: BitCase) -> list[str]:
 
     outputs, gradients = zip(*run_ranks(case.ranks, body), strict=True)
     assert whole.x.grad is not None
-    pairs = {
-        "output": (torch.cat(outputs, dim), whole.y),
+    return {
+        "output": (torch.cat(outputs, dim), whole.y.detach()),
         "input gradient": (torch.cat(gradients, dim), whole.x.grad),
     }
-    return [name for name, (cut, uncut) in pairs.items() if not torch.equal(cut, uncut)]
 
 
-def depends_on_padding(case: BitCase) -> bool:
-    """Whether torch alone, uncut, gives other bits for zero rows that lie in the tensor than for as much padding."""
-    whole = serial(case)
-    conv = whole.module
-    padding = [p if d != whole.dim - 2 else 0 for d, p in enumerate(conv.padding)]
-    given = conv.padding[whole.dim - 2]
-    after = [0, 0] * (whole.x.dim() - whole.dim - 1)
-    if case.transposed:
-        # Here the rows are those of the output, and of its gradient.
-        call = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[case.dims - 1]
-        x = whole.x.detach().requires_grad_()
-        y = call(x, conv.weight, conv.bias, conv.stride, padding, 0, conv.groups, conv.dilation)
-        rows = y.narrow(whole.dim, given, whole.y.shape[whole.dim])
-        (gradient,) = torch.autograd.grad(y, x, F.pad(whole.g, [*after, given, given]))
-    else:
-        call = (F.conv1d, F.conv2d, F.conv3d)[case.dims - 1]
-        x = _laid_out(F.pad(whole.x.detach(), [*after, given, given]), case.channels_last).requires_grad_()
-        rows = call(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
-        (gradient,) = torch.autograd.grad(rows, x, whole.g)
-        gradient = gradient.narrow(whole.dim, given, case.rows)
-    return not (torch.equal(rows, whole.y) and torch.equal(gradient, whole.x.grad))
+def differing(case: BitCase, whole: Serial) -> dict[str, str]:
+    """Which of output and input gradient differ from the serial layer's in some bit, and why."""
+    found = {}
+    for what, (cut, uncut) in cut_and_uncut(case, whole).items():
+        if torch.equal(cut, uncut):
+            continue
+        if not explained(case, whole, what, cut, uncut):
+            found[what] = UNEXPLAINED
+        else:
+            found[what] = PADDING if depends_on_padding(case, whole) else ROWS
+    return found
+
+
+def run() -> None:
+    torch.set_num_threads(1)
+    everything = list(cases())
+    identical = dict.fromkeys(PATHS, 0)
+    for case in everything:
+        whole = serial(case)
+        for what, reason in differing(case, whole).items():
+            print(f"{case.name} | {what} | {reason}", flush=True)
+        for path in PATHS:
+            torch.ops.graticule.force_convolution_path(path)
+            found = differing(case, whole)
+            torch.ops.graticule.force_convolution_path("automatic")
+            identical[path] += not found
+            for what, reason in found.items():
+                # The table is of the paths as they come: of the others only what must not be.
+                if reason == UNEXPLAINED:
+                    print(f"{case.name} | {what} | {path}: {reason}", flush=True)
+    for path in PATHS:
+        print(f"{path}: {identical[path]} identical")
+    print(f"cases: {len(everything)}")
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    count = 0
-    for case in cases():
-        count += 1
-        for what in differing(case):
-            reason = "kernel depends on padding" if depends_on_padding(case) else "kernel depends on the number of rows"
-            print(f"{case.name} | {what} | {reason}", flush=True)
-    print(f"cases: {count}")
+    if "ONEDNN_MAX_CPU_ISA" in os.environ:
+        return run()
+    print(HEAD.format(processor(), processor()))
+    for instructions in INSTRUCTIONS:
+        print(f"[{instructions}]", flush=True)
+        environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, __file__], env=environment, check=True)
 
 
 if __name__ == "__main__":
