@@ -6,13 +6,14 @@ from graticule.compiling import at_trace_time
 
 _CHECK = "GRATICULE_CHECK"
 # What os.environ looks into, where it is the dictionary that it is in CPython: every call of a layer asks.
-_entries = getattr(os.environ, "_data", None)
-_entry = getattr(os.environ, "encodekey", str)(_CHECK)
+_environ = os.environ
+_entries = getattr(_environ, "_data", None)
+_entry = getattr(_environ, "encodekey", str)(_CHECK)
 
 
 def check_mode() -> bool:
     """Whether GRATICULE_CHECK asks for the ranks' calls to be compared."""
-    if isinstance(_entries, dict) and _entry not in _entries:
+    if os.environ is _environ and isinstance(_entries, dict) and _entry not in _entries:
         return False
     return os.environ.get(_CHECK, "0") not in ("", "0")
 

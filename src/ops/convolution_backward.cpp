@@ -170,17 +170,14 @@ void add_outside_pairs(const ConvolutionCall& c, at::Tensor& grad_weight, const 
   add_pairs(c, grad_weight, pairs, transposed ? own : others, transposed ? others : own);
 }
 
-// What rows `beyond` the grid's end add to the weight gradient; `window` holds grad rows `needs`, among them all whose
-// windows reach those rows.
-at::Tensor border_weight_gradient(const ConvolutionCall& c, const at::Tensor& window, Interval needs, Interval beyond,
-                                  const at::Tensor& x) {
-  const Interval touching = rows::intersect(rows::coarse_rows(c.s, beyond), needs);
-  const Interval fine = rows::fine_rows(c.s, touching);
-  const Interval part = rows::intersect(fine, beyond);
-  const at::Tensor rows = c.bordered(extended_rows(x, own_rows(c), part, c.options.row_boundary));
-  const at::Tensor grad = window.narrow(c.dim, touching.begin - needs.begin, touching.size());
-  return std::get<1>(run_convolution_backward(grad, embed(rows, c.dim, part, fine.begin, fine.size()), c.weight,
-                                              c.plan->windows, {false, true, false}));
+// Pairs of rows `beyond` the grid's end, which come from own ones, with rows of grad.
+void add_border_pairs(const ConvolutionCall& c, at::Tensor& grad_weight, Interval beyond, const at::Tensor& window,
+                      Interval needs, const at::Tensor& x) {
+  if (beyond.empty()) return;
+  const Interval grid{0, c.placement.output.rows()};
+  const Interval touching = rows::intersect(rows::intersect(rows::coarse_rows(c.s, beyond), needs), grid);
+  const at::Tensor rows = extended_rows(x, own_rows(c), beyond, c.options.row_boundary);
+  add_pairs(c, grad_weight, {touching, beyond}, {window, needs.begin}, {rows, beyond.begin});
 }
 
 // What the columns `beyond` an edge of dimension d add to both gradients, from the columns `touching` of grad.
@@ -254,11 +251,16 @@ ConvolutionGradients backward_in_place(const ConvolutionCall& c, halo::Gather& g
     std::tie(std::ignore, grad_weight, grad_bias) =
         run_convolution_backward(grad, x, c.weight, c.plan->local, {false, wanted[1], wanted[2]});
   }
+  if (!wanted[1]) return result;
+  // In a half type what a row adds would be lost beside the sum.
+  const at::ScalarType type = grad_weight.scalar_type();
+  at::Tensor sum = at::isReducedFloatingType(type) ? grad_weight.to(at::kFloat) : grad_weight;
   for (const auto& [window, strip, needs, beyond_end, outside] : ends) {
-    if (!wanted[1] || strip.empty()) continue;
-    add_outside_pairs(c, grad_weight, outside, window, needs.begin, x);
-    if (!beyond_end.empty()) grad_weight.add_(border_weight_gradient(c, window, needs, beyond_end, x));
+    if (strip.empty()) continue;
+    add_outside_pairs(c, sum, outside, window, needs.begin, x);
+    add_border_pairs(c, sum, beyond_end, window, needs, x);
   }
+  grad_weight = sum.to(type);
   return result;
 }
 

@@ -46,6 +46,11 @@ ConvolutionOptions fitted_options(ConvolutionOptions options, const rows::LocalF
 
 std::vector<int64_t> output_sizes(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
                                   int64_t dim, int64_t rows) {
+  const auto dims = static_cast<size_t>(x.dim() - 2);
+  for (const auto* values : {&options.stride, &options.padding, &options.dilation, &options.output_padding}) {
+    TORCH_CHECK_VALUE(values->size() == dims, "convolution: expected options of ", dims, " values for an input of ",
+                      x.sizes(), ", got ", c10::IntArrayRef(*values));
+  }
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes[1] = options.transposed ? weight.size(1) * options.groups : weight.size(0);
   for (int64_t d = 2; d < x.dim(); ++d) {

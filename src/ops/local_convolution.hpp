@@ -29,7 +29,8 @@ ConvolutionOptions window_options(ConvolutionOptions options, int64_t dim);
 /// Options of the local convolution of the shard as it lies.
 ConvolutionOptions fitted_options(ConvolutionOptions options, const rows::LocalFit& fit, int64_t dim);
 
-/// Sizes of the uncut layer's output across the cut dimension; along it, `rows`.
+/// Sizes of the uncut layer's output across the cut dimension; along it, `rows`. Throws where the options are not one
+/// value a spatial dimension.
 std::vector<int64_t> output_sizes(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
                                   int64_t dim, int64_t rows);
 

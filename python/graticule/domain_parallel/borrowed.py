@@ -116,7 +116,8 @@ class BorrowingLayer(nn.Module):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in _SHARED}
+        # What a layer remembers of its last call is not its state.
+        return {k: v for k, v in self.__dict__.items() if k not in (*_SHARED, "_last")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

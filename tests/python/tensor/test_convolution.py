@@ -120,6 +120,28 @@ def test_unbatched_and_same():
     compare(lambda x, w: F.conv2d(x, w, padding="valid"), Cut(x), w)
 
 
+@pytest.mark.parametrize("dim", [-2, -1])
+def test_one_value_for_all_dimensions(dim):
+    x, w = values(2, 4, 11, 9), values(4, 4, 3, 3)
+    for options in ({"padding": "valid"}, {"padding": [1]}, {"stride": [2]}, {"dilation": (2,), "padding": (1,)}):
+        compare(lambda x, w, options=options: F.conv2d(x, w, **options), Cut(x, dim), w)
+    compare(lambda x, w: F.conv_transpose2d(x, w, stride=[2], output_padding=[1]), Cut(x, dim), w)
+    compare(lambda x, w: F.conv3d(x[None], w[:, :, None], padding="valid"), Cut(values(4, 2, 9, 7), dim), w)
+
+
+def test_too_few_options_for_the_op_are_an_error():
+    def body(domain):
+        x = values(1, 3, 4, 5)
+        with pytest.raises(ValueError, match="options of 2 values"):
+            offsets = [0, 4, 8]
+            torch.ops.graticule.convolution(
+                x, values(4, 3, 3, 3), None, [1, 1], [0], [1, 1], False, [0, 0], 1, offsets, [0, 3, 6], 2,
+                domain.group_name, "layer",
+            )  # fmt: skip
+
+    run_ranks(2, body)
+
+
 def test_same_that_pads_unequally():
     compare(lambda x, w: F.conv2d(x, w, padding="same"), Cut(values(2, 3, 9, 5)), values(4, 3, 4, 2))
 

@@ -27,6 +27,7 @@ def convolution(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *option
         return NotImplemented
     _check_channels(x, weight, options)
     (shape,) = whole_shapes(op, x, weight, bias, *options)
+    options = _one_each(options, x.dim() - 2)
     local, cut = _part(x)
     if cut.dim == 0:
         return DomainTensor(op(local, weight, bias, *options), cut)
@@ -50,7 +51,7 @@ def convolution_backward(
         return _whole(parts, wanted, cut)
     out = output_cut(cut, grad.shape[cut.dim])
     grad_part = own_part(grad, out, grad.dim())
-    arguments = (*options, *_placement(cut, out), "zeros", "zeros")
+    arguments = (*_one_each(tuple(options), x.dim() - 2), *_placement(cut, out), "zeros", "zeros")
     with report.move("halo"):
         # Forward kept no rows of the others: below autograd nobody says for whom.
         kept = _ops.convolution_halo(local, weight, *arguments) if wanted[1] else (local.new_empty(0),) * 2
@@ -67,6 +68,11 @@ def _check_channels(x: Any, weight: Tensor, options: Any) -> None:
             f"convolution: rank {domain.rank} of {domain.size}: expected an input of {channels} channels, for a weight "
             f"of {list(weight.shape)} and groups={groups}, got {list(x.shape)}"
         )
+
+
+def _one_each(options: tuple, dims: int) -> tuple:
+    """The options with one value a spatial dimension; torch takes one for all, and gives one for padding="valid"."""
+    return tuple(list(o) * dims if isinstance(o, (list, tuple)) and len(o) == 1 else o for o in options)
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
