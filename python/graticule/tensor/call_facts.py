@@ -7,6 +7,7 @@ on one rank is an error then, not a wrong sum.
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ def _is_mutable(op: Any) -> bool:
 
 class _State(threading.local):
     call: tuple[Any, Any] | None = None
+    generator: str | None = None  # in check mode: the default generator's state at the last call
 
 
 _state = _State()
@@ -70,8 +72,20 @@ def _cut_tensors(args: Any) -> Any:
             yield from _cut_tensors(argument)
 
 
+def _draws(group: str) -> str:
+    """Where torch's default generator has been drawn from since the last call, its state.
+
+    What ranks draw on plain tensors, such as the noise of Dropout2d, they must draw alike. Threads share a generator.
+    """
+    if group.startswith("graticule_threads:"):
+        return ""
+    state = torch.default_generator.get_state()
+    before, _state.generator = _state.generator, hashlib.sha256(state.numpy().tobytes()).hexdigest()[:8]
+    return "" if before in (None, _state.generator) else f", the default generator's state being {_state.generator}"
+
+
 def _compare(args: Any) -> None:
     first = next(_cut_tensors(args), None)
     if first is not None and first._cut.domain.size > 1:
-        facts = described("a call")
-        torch.ops.graticule.check_equal("a DomainTensor", facts, first._cut.domain.group_name)
+        group = first._cut.domain.group_name
+        torch.ops.graticule.check_equal("a DomainTensor", described("a call") + _draws(group), group)

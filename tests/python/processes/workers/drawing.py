@@ -1,6 +1,7 @@
 """Dropout over processes, from torch's own generator: what one process draws, checkpoints included; drifts found."""
 
 import copy
+import os
 
 import torch
 from torch import nn
@@ -18,6 +19,21 @@ def step(model, x, checkpoints):
         y = checkpoint(model, x, use_reentrant=False) if checkpoints else model(x)
         (y * torch.rand(y.shape[1], 1, 1, dtype=y.dtype)).square().mean().backward()
     return [p.grad for p in model.parameters()], torch.get_rng_state()
+
+
+def finds_drifting_noise_of_channels(model, x, domain):
+    """In check mode; what Dropout2d draws is a plain tensor."""
+    os.environ["GRATICULE_CHECK"] = "1"
+    step(copy.deepcopy(model), graticule.shard(x, domain), True)
+    cut = graticule.shard(x, domain)
+    torch.manual_seed(domain.rank)
+    try:
+        nn.Dropout2d(0.3)(cut + 1)
+    except RuntimeError as error:
+        assert "generator" in str(error), error
+    else:
+        raise AssertionError("noise that differs between ranks was not found")
+    del os.environ["GRATICULE_CHECK"]
 
 
 def main():
@@ -44,6 +60,7 @@ def main():
         raise AssertionError("a drift was not found")
     graticule.synchronize_generators(domain)
     graticule.check_generators(domain)
+    finds_drifting_noise_of_channels(model, x, domain)
     if domain.rank == 0:
         print("drawn alike")
     end("gloo")
