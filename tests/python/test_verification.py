@@ -1,5 +1,6 @@
 """verify(): what it compares, restores and refuses."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -81,3 +82,41 @@ class OfBatch(nn.Module):
 def test_a_container_that_cannot_be_cut_is_refused():
     found = failures(2, lambda domain: graticule.verify(OfBatch(), (Batch(X),), domain))
     assert len(found) == 2 and all("could not be cut" in str(error) for error in found.values())
+
+
+class _CountedTwice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, scale = ctx.saved_tensors
+        times = 2 if isinstance(x, graticule.DomainTensor) else 1
+        return gradient * scale, times * (gradient * x).sum()
+
+
+class Scaled(nn.Module):
+    """Right but for its parameter's gradient, where its input is cut; or but for its buffer."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.fault == "seen":
+            self.seen += isinstance(x, graticule.DomainTensor)
+        return _CountedTwice.apply(x, self.scale) if self.fault == "scale" else x * self.scale
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("scale", "parameter gradient"), ("seen", "buffer")])
+def test_names_the_module_whose_own_gradient_or_buffer_differs(fault, kind):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.SiLU(), Scaled(fault))).double()
+
+    def body(domain):
+        return graticule.verify(copy.deepcopy(model), X, domain).first_module
+
+    assert set(run_ranks(2, body)) == {f"{kind} 1.1.{fault} of 1.1 (Scaled)"}

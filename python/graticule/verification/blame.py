@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from graticule.domain import Domain
 from graticule.tensor.random import by_position
-from graticule.verification.differences import error_of, whole_value, worst
+from graticule.verification.differences import differences, error_of, whole_value, worst
 from graticule.verification.passes import Loss, named_tensors, run_pass, state_kept
+
+_OF_MODULES = ("parameter gradient", "buffer")
 
 
 @dataclasses.dataclass
@@ -68,9 +70,9 @@ def first_difference(
     `whole` and `cut` make the arguments.
     """
     with state_kept(model, seed), by_position(), _recorded(model) as wanted:
-        run_pass(model, whole(), loss)
+        uncut = run_pass(model, whole(), loss)
     with state_kept(model, seed), by_position(), _recorded(model) as found:
-        run_pass(model, cut(), loss)
+        own = run_pass(model, cut(), loss)
         names = [call.module for call in wanted]
         if [call.module for call in found] != names:
             return "the two runs call other modules"
@@ -80,12 +82,16 @@ def first_difference(
                 return f"output of {name} ({_kind(model, name)})"
         came = worst([_gradients(f.output_gradients, w.output_gradients) for f, w in _pairs(found, wanted)], domain)
         left = worst([_gradients(f.input_gradients, w.input_gradients) for f, w in _pairs(found, wanted)], domain)
+        others = [d for d in differences(own, uncut, domain) if not d.error <= bound and d.kind in _OF_MODULES]
     suspects = [name for name, c, g in zip(names, came, left, strict=True) if c <= bound and not g <= bound]
     if suspects:
         # The last to be called is the first in the backward pass; of those within one another, the innermost.
         inner = [s for s in suspects if not any(o != s and (s == "(model)" or o.startswith(f"{s}.")) for o in suspects)]
         return f"gradients from {inner[-1]} ({_kind(model, inner[-1])})"
-    return "parameter gradients or buffers alone"
+    for difference in others:
+        owner = difference.name.rpartition(".")[0] or "(model)"
+        return f"{difference.kind} {difference.name} of {owner} ({_kind(model, owner)})"
+    return "no module by itself"
 
 
 def _pairs(found: list[_Call], wanted: list[_Call]) -> Iterator[tuple[_Call, _Call]]:
