@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -195,10 +196,15 @@ class DomainTensor(Tensor):
                 raise RuntimeError("only a DomainTensor made by the user can be copied deeply; detach() this one first")
             if id(self) in memo:
                 return memo[id(self)]
-            copy = DomainTensor(self._local.detach().clone(), self._cut)
+            # By the storage, which views share in the copy as they do here.
+            copy = DomainTensor(deepcopy(self._local.detach(), memo), self._cut)
             memo[id(self)] = copy
+        if getattr(self, "_is_param", False):
+            copy._is_param = True
         if self.requires_grad:
             copy.requires_grad_()
+        if self.is_leaf and self.grad is not None:
+            copy.grad = deepcopy(self.grad, memo)
         return copy
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -81,3 +81,29 @@ def test_rows_among_others_are_copied_on_every_rank() -> None:
         assert torch.equal(x.gather(), whole)
 
     run_ranks(2, body)
+
+
+def test_deep_copies_keep_what_torchs_keep():
+    whole = torch.randn(2, 4, 12, 6, dtype=torch.float64)
+
+    def body(domain):
+        x = graticule.shard(whole, domain).requires_grad_()
+        x.square().sum().backward()
+        twin = copy.deepcopy(x)
+        assert twin.is_leaf and twin.requires_grad and twin.grad is not x.grad
+        assert torch.equal(twin.gather(), whole) and torch.equal(twin.grad.gather(), x.grad.gather())
+
+        module = nn.Module()
+        module.p = nn.Parameter(graticule.shard(whole, domain))
+        other = copy.deepcopy(module)
+        assert isinstance(other.p, nn.Parameter) and [name for name, _ in other.named_parameters()] == ["p"]
+        with torch.no_grad():
+            other.p.add_(1)
+        assert torch.equal(module.p.gather(), whole)
+
+        base = graticule.shard(whole, domain)
+        twin, view = copy.deepcopy([base, base[..., 2:]])
+        twin.zero_()
+        assert not view.gather().any() and torch.equal(base.gather(), whole)
+
+    run_ranks(3, body)
