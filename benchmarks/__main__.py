@@ -15,8 +15,6 @@ from benchmarks import options
 from benchmarks.processes import prepare
 from benchmarks.report import REPOSITORY, report
 
-PARTS = ("layer_times", "tiny", "traffic", "halo_exchange", "training_step")
-
 
 def _arguments(given: argparse.Namespace) -> list[str]:
     result = [f"--rows={given.rows}", f"--iterations={given.iterations}", f"--out={given.out}"]
@@ -32,6 +30,8 @@ def _launcher(ranks: int) -> list[str]:
 def _command(part: str, given: argparse.Namespace, shared: pathlib.Path) -> list[str]:
     if part in ("halo_exchange", "training_step"):
         program = given.build / "bin" / f"{part}_benchmark"
+        if not program.exists():
+            sys.exit(f"{program} is missing: run `make bench-programs`, or say with --build where it lies")
         iterations = given.iterations
         ranks = 2 if part == "halo_exchange" else given.ranks
         return [*_launcher(ranks), str(program), str(given.out / f"{part}.csv"), str(iterations), str(int(given.smoke))]
@@ -58,7 +58,7 @@ def main() -> None:
     given = options.parse()
     given.out = given.out.resolve()
     given.out.mkdir(parents=True, exist_ok=True)
-    parts = given.parts.split(",") if given.parts else PARTS
+    parts = given.parts.split(",") if given.parts else options.PARTS
     for part in parts:
         begun = time.monotonic()
         run(part, given)

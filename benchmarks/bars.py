@@ -26,10 +26,18 @@ class Bar:
     unit: str = ""
 
     @property
+    def excess(self) -> float:
+        """How far `measured` lies beyond the limit; below 0 where it does not."""
+        return self.limit - self.measured if self.at_least else self.measured - self.limit
+
+    @property
     def met(self) -> bool:
-        if self.at_least:
-            return self.measured >= self.limit - self.noise
-        return self.measured <= self.limit + self.noise
+        return self.excess <= self.noise
+
+    @property
+    def verdict(self) -> str:
+        """Yes, no, or "by noise": beyond the limit, by less than the local layer differs from itself."""
+        return "yes" if self.excess <= 0 else "by noise" if self.met else "no"
 
     def record(self) -> dict[str, str]:
         sign = "at least" if self.at_least else "at most"
@@ -38,7 +46,7 @@ class Bar:
             "limit": f"{sign} {self.limit:g}{self.unit}",
             "measured": f"{self.measured:.3f}" if not self.unit else f"{self.measured:.1f}{self.unit}",
             "noise": f"{self.noise:.3f}",
-            "met": "yes" if self.met else "no",
+            "met": self.verdict,
         }
 
 

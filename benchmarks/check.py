@@ -66,18 +66,20 @@ def compare(now: Records, stored: Records) -> Records:
 
 
 def table(comparisons: Records) -> str:
-    """By kind, and last those that fail; then one line a kind."""
+    """What was compared, by kind; what fails; and one line a kind, which counts what the run lacks too."""
     lines = [f"{'':58} {'':41} {'stored':>7} {'limit':>7} {'now':>7}"]
     for kind in [*KINDS, ""]:
-        chosen = [c for c in comparisons if (c["kind"] == kind and not c["verdict"]) or (not kind and c["verdict"])]
+        found = [c for c in comparisons if c["verdict"] != "MISSING"]
+        chosen = [c for c in found if (c["kind"] == kind and not c["verdict"]) or (not kind and c["verdict"])]
         lines += [kind or "failures"] if chosen else []
         for c in chosen:
-            now = "absent" if c["now"] is None else f"{c['now']:.3f}"
-            what = f"{c['row']:58} {c['case']:41} {c['stored']:7.3f} {c['limit']:7.3f} {now:>7}"
+            what = f"{c['row']:58} {c['case']:41} {c['stored']:7.3f} {c['limit']:7.3f} {c['now']:7.3f}"
             lines.append(what if kind else f"{what}  {c['verdict']}, {c['kind']}")
     for kind in KINDS:
         verdicts = [c["verdict"] for c in comparisons if c["kind"] == kind]
-        lines.append(f"{kind}: {verdicts.count('')} of {len(verdicts)} are no worse than stored")
+        missing = verdicts.count("MISSING")
+        lacking = f"; MISSING: {missing} stored ones" if missing else ""
+        lines.append(f"{kind}: {verdicts.count('')} of {len(verdicts) - missing} are no worse than stored{lacking}")
     return "\n".join(lines)
 
 

@@ -5,12 +5,27 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from benchmarks.shapes import SHAPES, chosen
+
+PARTS = ("layer_times", "tiny", "traffic", "halo_exchange", "training_step")
+LEAST_PUBLISHED = 15
+
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="Rows:\n  " + "\n  ".join(shape.name for shape in SHAPES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rows", default="", help="only rows whose names hold this text")
-    parser.add_argument("--parts", default="", help="only these parts, by name, with commas between")
-    parser.add_argument("--iterations", type=int, default=0, help="turns of each contender (15; 2 in smoke mode)")
+    parser.add_argument("--parts", default="", help=f"only these parts, with commas between: {', '.join(PARTS)}")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=0,
+        help="turns of each contender, at least: short ones take more (15; 2 in smoke mode)",
+    )
     parser.add_argument("--smoke", action="store_true", help="every row and contender on tiny tensors: no timings")
     parser.add_argument("--full", action="store_true", help="no row made smaller: hours")
     parser.add_argument("--ranks", type=int, default=2)
@@ -21,6 +36,17 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--shared", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.iterations < 0:
+        parser.error(f"--iterations: expected a number over 0, got {given.iterations}")
     if given.iterations == 0:
-        given.iterations = 2 if given.smoke else 15
+        given.iterations = 2 if given.smoke else LEAST_PUBLISHED
+    if given.publish and given.iterations < LEAST_PUBLISHED:
+        parser.error(f"--publish: expected at least {LEAST_PUBLISHED} iterations, got {given.iterations}")
+    unknown = [part for part in given.parts.split(",") if given.parts and part not in PARTS]
+    if unknown:
+        parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    try:
+        chosen(given.rows, given.smoke, given.full)
+    except ValueError as error:
+        parser.error(f"--rows: {error}")
     return given

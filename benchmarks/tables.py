@@ -98,6 +98,11 @@ def bars_table(bars: Sequence[Bar]) -> str:
     return markdown(["bar", "limit", "measured", "noise", "met"], [list(r.values()) for r in records])
 
 
+def _count(verdicts: list[str]) -> str:
+    by_noise = verdicts.count("by noise")
+    return f"{verdicts.count('yes')} of {len(verdicts)}" + (f", {by_noise} more by noise" if by_noise else "")
+
+
 def short_bars_table(bars: Sequence[Bar]) -> str:
     """One line a kind of bar: how many are met, and the one furthest from its limit, a missed one if there is any."""
     kinds: dict[str, list[Bar]] = {}
@@ -105,13 +110,13 @@ def short_bars_table(bars: Sequence[Bar]) -> str:
         kinds.setdefault(_kind(bar), []).append(bar)
     lines = []
     for kind, group in kinds.items():
-        worst = max(group, key=lambda b: (not b.met, b.limit - b.measured if b.at_least else b.measured - b.limit))
+        worst = max(group, key=lambda b: (not b.met, b.excess))
         record = worst.record()
         lines.append(
             [
                 kind,
                 record["limit"],
-                f"{sum(b.met for b in group)} of {len(group)}",
+                _count([b.verdict for b in group]),
                 record["measured"],
                 worst.name.rsplit(":", 1)[0],
             ]

@@ -13,7 +13,7 @@ import torch
 REPOSITORY = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks import bars, check, ratios, records, report, stored, tables  # noqa: E402
+from benchmarks import bars, check, options, ratios, records, report, stored, tables  # noqa: E402
 from benchmarks.chart import ratios_chart  # noqa: E402
 from benchmarks.concatenation import Neighbours, all_rows, concatenated_layer  # noqa: E402
 from benchmarks.exactness import Reference, WrongResultError  # noqa: E402
@@ -164,7 +164,10 @@ def test_check_fails_where_something_stored_is_not_measured(name):
     }[name]
     assert {c["kind"] for c in compared if c["verdict"]} == kinds
     assert {c["verdict"] for c in compared if c["kind"] in kinds} == {"MISSING"}
-    assert "absent  MISSING" in check.table(compared)
+    text = check.table(compared)
+    for kind in kinds:
+        missing = sum(c["kind"] == kind for c in compared)
+        assert f"{kind}: 0 of 0 are no worse than stored; MISSING: {missing} stored ones" in text
 
 
 def test_check_allows_for_noise_but_not_for_all_of_it():
@@ -225,6 +228,8 @@ def test_bars():
     assert met() == {over_mpi: True, over_gloo: True, concat: True}
     assert met(mpi=1.04) == {over_mpi: False, over_gloo: True, concat: True}
     assert met(mpi=1.04, null=(0.98, 1.0))[over_mpi]
+    verdicts = {b.name: b.verdict for b in bars.bars({"layers": layers(mpi=1.04, null=(0.98, 1.0))})}
+    assert (verdicts[over_mpi], verdicts[over_gloo]) == ("by noise", "yes")
     assert not met(gloo=1.06)[over_gloo]
     assert not met(mpi=1.39)[concat]
 
@@ -253,6 +258,23 @@ def test_other_bars():
     assert [b.met for b in bars.bars(found)] == [False, True, True, False, False]
     text = tables.short_bars_table(bars.bars(found))
     assert "| peak memory / (serial share + strips) | at most 1.03 | 0 of 1 | 1.050 | a, contiguous |" in text
+    assert "| more than local over MPI | at most 60 us | 0 of 1, 1 more by noise | 61.0 us |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--rows", "no such row"], "the rows: Conv2d 64->64"),
+        (["--parts", "tiny,foo"], "expected some of layer_times, tiny"),
+        (["--iterations", "-1"], "over 0, got -1"),
+        (["--publish", "--iterations", "3"], "at least 15 iterations, got 3"),
+    ],
+)
+def test_options_that_are_refused(arguments, error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        options.parse()
+    assert error in capsys.readouterr().err
 
 
 def test_prediction_of_a_3x3_convolution():
