@@ -28,9 +28,10 @@ using rows::Stencil;
 constexpr int64_t least_positions = 256;
 
 // What a copied value and a call of a kernel cost, in the multiplications and additions that a core does meanwhile.
-// Rough: it decides between ways that are both right. Kernels lay out the weight anew in every call, and copies go into
-// memory that is new to the process: about a nanosecond a value, where AVX-512 does 200 of them.
-constexpr double flops_of_copied_value = 200;
+// Rough: it decides between ways that are both right. Kernels lay out the weight anew in every call. Copies of backward
+// were measured to take longer than those of forward: they go into new memory, in the wake of kernels that fill caches.
+constexpr double flops_of_copied_value = 100;
+constexpr double slower_in_backward = 2;
 constexpr double flops_of_call = 1e6;
 
 // Channels that kernels compute at once: a group of fewer takes as long.
@@ -219,7 +220,7 @@ struct Facts {
                       keeps_bits ? in_positions : 0,
                       flops_of_coarse_row,
                       flops_of_a_call(),
-                      copies(rank, 2, 1),
+                      slower_in_backward * copies(rank, 2, 1),
                       flops_of_pairs(pairs_before(rank)) + flops_of_pairs(pairs_after(rank))};
     const Interval own = input.interval(rank);
     Seams seams = d.to_coarse ? rows::coarse_seams(s, own, d.source, d.source_rows)
