@@ -4,16 +4,13 @@
 #include <ATen/record_function.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/rows/stencil.hpp"
 #include "ops/convolution_op.hpp"
-#include "ops/cut_checks.hpp"
 #include "ops/padding.hpp"
 #include "ops/ready_convolution.hpp"
-#include "ops/strip_plan.hpp"
 
 namespace graticule::ops {
 namespace {

@@ -17,6 +17,10 @@ namespace {
 using Ints = std::vector<int64_t>;
 using Ready = std::shared_ptr<const ReadyConvolution>;
 
+bool all_zero(const Ints& values) {
+  return std::all_of(values.begin(), values.end(), [](int64_t value) { return value == 0; });
+}
+
 void check_list(const Ints& values, int64_t dims, int64_t least, const char* name, const Cut& cut,
                 const comm::Domain& domain) {
   TORCH_CHECK_VALUE(static_cast<int64_t>(values.size()) == dims, cut.layer, ": expected ", dims, " values of ", name,
@@ -82,10 +86,7 @@ Ready zero_padded_conv(const at::Tensor& x, const at::Tensor& weight, const Conv
     ready.zeros_before[i] = a.pad_before[i] - ready.options.padding[i];
     ready.zeros_after[i] = a.pad_after[i] - ready.options.padding[i];
   }
-  const auto none = [](const Ints& zeros) {
-    return std::all_of(zeros.begin(), zeros.end(), [](int64_t n) { return n == 0; });
-  };
-  if (none(ready.zeros_before) && none(ready.zeros_after)) ready.zeros_before = ready.zeros_after = {};
+  if (all_zero(ready.zeros_before) && all_zero(ready.zeros_after)) ready.zeros_before = ready.zeros_after = {};
   return std::make_shared<const ReadyConvolution>(std::move(ready));
 }
 
@@ -122,13 +123,6 @@ Ready bordered_conv(const at::Tensor& x, const at::Tensor& weight, const ConvArg
                        placement_of(cut, output_rows, domain),
                        {},
                        {}});
-}
-
-bool pads(const ConvArguments& a) {
-  const auto any = [](const Ints& values) {
-    return std::any_of(values.begin(), values.end(), [](int64_t v) { return v != 0; });
-  };
-  return any(a.pad_before) || any(a.pad_after);
 }
 
 void check_lists(const ConvArguments& a, int64_t dims, const Cut& cut, const comm::Domain& domain) {
@@ -186,7 +180,7 @@ Ready resolve_periodic(const at::Tensor& x, const at::Tensor& weight, const std:
                     " dimensions cut along ", cut.dim, rank_text(domain));
   check_weight(x, weight, bias, a.groups, false, cut, domain);
   check_list(border.before, 2, 0, "padding", cut, domain);
-  const bool closed = !pads(a) && a.stride.size() == 2 && a.dilation.size() == 2;
+  const bool closed = all_zero(a.pad_before) && all_zero(a.pad_after) && a.stride.size() == 2 && a.dilation.size() == 2;
   return closed ? bordered_conv(x, weight, a, border, cut, domain) : nullptr;
 }
 
