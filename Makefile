@@ -76,7 +76,7 @@ bench-smoke: bench-programs
 # Ratios of a run beside the stored ones, peak memory with the layers' times; of an earlier run, where BENCH_CSV names its
 # folder, or layers.csv in it.
 bench-check: $(if $(BENCH_CSV),,bench-programs)
-	$(if $(BENCH_CSV),,$(VENV)/bin/python -m benchmarks --parts layer_times,tiny,traffic,halo_exchange $(BENCH_FLAGS))
+	$(if $(BENCH_CSV),,$(VENV)/bin/python -m benchmarks --parts layer_times,tiny,dispatch,traffic,halo_exchange $(BENCH_FLAGS))
 	$(VENV)/bin/python -m benchmarks.check $(or $(BENCH_CSV),build/bench)
 
 bench-programs:

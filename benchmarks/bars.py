@@ -103,6 +103,16 @@ def _tiny(times: Records) -> Iterator[Bar]:
             yield Bar(name, 60, float(r["more_us"]), noise[r["layer"]], unit=" us")
 
 
+def _dispatch(times: Records) -> Iterator[Bar]:
+    """Of ops that move nothing: what the others cost more is mostly messages."""
+    for r in times:
+        if not r["moved"]:
+            ops = int(r["aten_ops"])
+            noise = max(abs(float(r["null_us_q1"])), abs(float(r["null_us_q3"]))) / ops
+            name = f"{r['op']} on a cut tensor of 1x8x32x32: dispatch of an op, more than the plain call"
+            yield Bar(name, 60, float(r["more_us"]) / ops, noise, unit=" us")
+
+
 def _exchange(times: Records) -> Iterator[Bar]:
     for r in times:
         limit = round(float(r["raw_us"]) * 1.3 + 5, 1)
@@ -130,6 +140,7 @@ def bars(tables: dict[str, Records]) -> list[Bar]:
         *_over_concatenation(tables.get("layers", [])),
         *_memory(tables.get("memory", [])),
         *_tiny(tables.get("tiny", [])),
+        *_dispatch(tables.get("dispatch", [])),
         *_exchange(tables.get("halo_exchange", [])),
         *_traffic(tables.get("traffic", [])),
     ]

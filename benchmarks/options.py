@@ -7,7 +7,7 @@ import pathlib
 
 from benchmarks.shapes import SHAPES, chosen
 
-PARTS = ("layer_times", "tiny", "traffic", "halo_exchange", "training_step")
+PARTS = ("layer_times", "tiny", "dispatch", "traffic", "halo_exchange", "training_step")
 LEAST_PUBLISHED = 15
 
 

@@ -14,7 +14,7 @@ from benchmarks.contenders import LAYOUTS
 from benchmarks.ratios import summarise
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-NAMES = ("memory", "tiny", "traffic", "halo_exchange", "training_step")
+NAMES = ("memory", "tiny", "dispatch", "traffic", "halo_exchange", "training_step")
 MODES = ("forward+backward", "forward")
 
 TINY = {
@@ -22,6 +22,15 @@ TINY = {
     "contender": "contender",
     "local_us": "local, us a call",
     "more_us": "more than local, us",
+    "more_us_q1": "lower quartile",
+    "more_us_q3": "upper quartile",
+}
+DISPATCH = {
+    "op": "op on 1x8x32x32",
+    "aten_ops": "ATen ops",
+    "moved": "what moves",
+    "plain_us": "plain, us a call",
+    "more_us": "more than plain, us",
     "more_us_q1": "lower quartile",
     "more_us_q3": "upper quartile",
 }
@@ -76,7 +85,8 @@ def sections(found: dict[str, list[dict[str, Any]]], judge: bool) -> dict[str, s
         result["memory"] = tables.memory_table(found["memory"])
     if found["traffic"]:
         result["traffic"] = tables.traffic_table(found["traffic"])
-    for name, columns in (("tiny", TINY), ("halo_exchange", EXCHANGE), ("training_step", STEP)):
+    columns_of = {"tiny": TINY, "dispatch": DISPATCH, "halo_exchange": EXCHANGE, "training_step": STEP}
+    for name, columns in columns_of.items():
         if found[name]:
             result[name] = tables.plain_table(found[name], columns)
     promised = bars(found) if judge else []

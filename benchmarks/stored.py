@@ -31,11 +31,12 @@ KINDS = {
     "concatenation / graticule": Kind(0.10, downwards=True),
     "peak memory / (serial share + strips)": Kind(0.01),
     "tiny: more than local / local": Kind(0.5, difference=True),
+    "dispatch: more than plain / plain": Kind(0.15),
     "exchange / raw MPI": Kind(0.25),
     "sent / predicted": Kind(0.0, exact=True),
 }
-OVER_LOCAL, CONCATENATION, MEMORY, TINY, EXCHANGE, TRAFFIC = KINDS
-FILES = ("layers", "memory", "tiny", "halo_exchange", "traffic")
+OVER_LOCAL, CONCATENATION, MEMORY, TINY, DISPATCH, EXCHANGE, TRAFFIC = KINDS
+FILES = ("layers", "memory", "tiny", "dispatch", "halo_exchange", "traffic")
 
 
 def _record(kind: str, row: str, case: str, ratio: float, noise: float = 0.0) -> dict[str, str]:
@@ -64,6 +65,14 @@ def _of_traffic(counts: Records) -> Iterator[dict[str, str]]:
             yield _record(TRAFFIC, r["row"], f"{what}, {r['ranks']} ranks", ratio)
 
 
+def _of_dispatch(times: Records) -> Iterator[dict[str, str]]:
+    """One ratio for all ops that move nothing: single ones take a few microseconds, and move with the machine."""
+    alone = [r for r in times if not r["moved"]]
+    if alone:
+        more, plain = (sum(float(r[key]) for r in alone) for key in ("more_us", "plain_us"))
+        yield _record(DISPATCH, f"{len(alone)} ops that move nothing", "mpi", more / plain)
+
+
 def reference_of(tables: dict[str, Records]) -> Records:
     """Every ratio of a run's tables, by name. Noise: the spread of the null row beside it."""
     tiny = [r for r in tables.get("tiny", []) if r["contender"] == "mpi"]
@@ -71,6 +80,7 @@ def reference_of(tables: dict[str, Records]) -> Records:
         *_of_layers(tables.get("layers", [])),
         *(_record(MEMORY, r["row"], r["layout"], float(r["ratio"])) for r in tables.get("memory", [])),
         *(_record(TINY, r["layer"], "mpi", float(r["more_us"]) / float(r["local_us"])) for r in tiny),
+        *_of_dispatch(tables.get("dispatch", [])),
         *(_record(EXCHANGE, f"{r['bytes']} bytes", "mpi", float(r["ratio"])) for r in tables.get("halo_exchange", [])),
         *_of_traffic(tables.get("traffic", [])),
     ]

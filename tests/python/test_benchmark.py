@@ -95,7 +95,16 @@ def test_records_come_back(tmp_path):
 
 def run_tables(**changes: Any) -> dict[str, list[dict]]:
     """A run's tables; `changes` give other ratios, times of tiny tensors or bytes than it has."""
-    found = {"mpi": 1.01, "concat": 1.4, "memory": 0.98, "more_us": 130, "exchange": 2.5, "bytes": 2000000, **changes}
+    found = {
+        "mpi": 1.01,
+        "concat": 1.4,
+        "memory": 0.98,
+        "more_us": 130,
+        "dispatch": 30,
+        "exchange": 2.5,
+        "bytes": 2000000,
+        **changes,
+    }
     n = 4
     null = found.get("null", (1.0, 1.0))
     times = {"local": [1.0] * n, "null": [null[0]] * 2 + [null[1]] * 2, "gloo": [1.02] * n, "mpi": [found["mpi"]] * n}
@@ -103,11 +112,16 @@ def run_tables(**changes: Any) -> dict[str, list[dict]]:
     tiny = [
         {"layer": "conv", "contender": c, "local_us": "100", "more_us": str(found["more_us"])} for c in ("mpi", "gloo")
     ]
+    dispatch = [
+        {"op": op, "moved": moved, "plain_us": "5", "more_us": str(found["dispatch"])}
+        for op, moved in (("relu", ""), ("view", ""), ("roll", "halo"))
+    ]
     sent = {"messages": "4", "predicted_messages": "4", "bytes": str(found["bytes"]), "predicted_bytes": "2000000"}
     return {
         "layers": ratios.summarise(turns(**times, **kept)),
         "memory": [{"row": CONV.name, "layout": "contiguous", "ratio": f"{found['memory']:.4f}"}],
         "tiny": tiny,
+        "dispatch": dispatch,
         "halo_exchange": [{"bytes": "1024", "ratio": str(found["exchange"])}],
         "traffic": [
             {"row": CONV.name, "ranks": "2", **sent},
@@ -124,7 +138,7 @@ def verdicts(now: dict, stored: dict) -> dict[str, set[str]]:
 
 def test_check_passes_on_equal_data():
     compared = check.compare(reference_of(run_tables()), reference_of(run_tables()))
-    assert [sum(c["kind"] == kind for c in compared) for kind in KINDS] == [2, 1, 1, 1, 1, 4]
+    assert [sum(c["kind"] == kind for c in compared) for kind in KINDS] == [2, 1, 1, 1, 1, 1, 4]
     assert {c["verdict"] for c in compared} == {""}
 
 
@@ -134,6 +148,7 @@ MOVES = {
     stored.CONCATENATION: [{"concat": 2.0}, {"concat": 1.27}, {"concat": 1.25}],
     stored.MEMORY: [{"memory": 0.5}, {"memory": 0.989}, {"memory": 0.991}],
     stored.TINY: [{"more_us": -20}, {"more_us": 179}, {"more_us": 181}],
+    stored.DISPATCH: [{"dispatch": 20}, {"dispatch": 34}, {"dispatch": 35}],
     stored.EXCHANGE: [{"exchange": 1.1}, {"exchange": 3.1}, {"exchange": 3.2}],
     stored.TRAFFIC: [{}, {}, {"bytes": 2000004}],
 }
@@ -159,6 +174,7 @@ def test_check_fails_where_something_stored_is_not_measured(name):
         "layers": {stored.OVER_LOCAL, stored.CONCATENATION},
         "memory": {stored.MEMORY},
         "tiny": {stored.TINY},
+        "dispatch": {stored.DISPATCH},
         "halo_exchange": {stored.EXCHANGE},
         "traffic": {stored.TRAFFIC},
     }[name]
@@ -249,13 +265,21 @@ def test_other_bars():
             {"layer": "b", "contender": name, "more_us": us, "more_us_q1": us, "more_us_q3": us}
             for name, us in (("null", "-2"), ("mpi", "61"), ("gloo", "900"))
         ],
+        "dispatch": [
+            {"op": op, "aten_ops": n, "moved": moved, "more_us": us, "null_us_q1": "-1", "null_us_q3": "0.5"}
+            for op, n, moved, us in (
+                ("relu", "1", "", "61.1"),
+                ("linear", "3", "", "179"),
+                ("roll", "1", "halo", "300"),
+            )
+        ],
         "halo_exchange": [
             {"bytes": "1024", "raw_us": "2.0", "graticule_us": "7.5"},
             {"bytes": "184320", "raw_us": "20", "graticule_us": "32"},
         ],
         "traffic": [{"row": "c", "ranks": "6", "bytes": "20", "predicted_bytes": "10"}],
     }
-    assert [b.met for b in bars.bars(found)] == [False, True, True, False, False]
+    assert [b.met for b in bars.bars(found)] == [False, True, False, True, True, False, False]
     text = tables.short_bars_table(bars.bars(found))
     assert "| peak memory / (serial share + strips) | at most 1.03 | 0 of 1 | 1.050 | a, contiguous |" in text
     assert "| more than local over MPI | at most 60 us | 0 of 1, 1 more by noise | 61.0 us |" in text
@@ -457,7 +481,7 @@ def test_documents():
     found = {name: [] for name in report.NAMES} | {"layers": layers()}
     sections = report.sections(found, judge=True)
     page = (REPOSITORY / "docs" / "benchmarks.md").read_text() + (REPOSITORY / "README.md").read_text()
-    for place in (*sections, "memory", "traffic", "tiny", "halo_exchange", "training_step"):
+    for place in (*sections, "memory", "traffic", "tiny", "dispatch", "halo_exchange", "training_step"):
         assert f"<!-- bench: {place} -->" in page or place == "contiguous forward", place
     assert "1.010 (1.010 to 1.010)" in sections["contiguous forward+backward"]
     assert "n/a" in tables.layers_table(ratios.summarise(turns(local=[1.0], null=[1.0])), *list(FACTS.values())[2:])

@@ -35,7 +35,7 @@ def _reported(domain: Domain, options: Any) -> tuple[str, bool]:
 
 
 def summary(found: Report) -> str:
-    """The report's messages, summed by op, kind and module; the most bytes first."""
+    """The report's messages, summed by op, kind and module, the most bytes first; and the lines that gather."""
     totals: dict[tuple[str, str, str], list[float]] = collections.defaultdict(lambda: [0, 0, 0.0])
     for call in found.calls:
         total = totals[call.moved, call.op, call.module]
@@ -44,9 +44,10 @@ def summary(found: Report) -> str:
         total[2] += call.milliseconds
     lines = [f"{'moved':12}{'times':>7}{'bytes':>14}{'ms':>10}  {'op':44}  module"]
     for (moved, op, module), (times, size, spent) in sorted(totals.items(), key=lambda item: -item[1][1]):
-        lines.append(f"{moved:12}{times:7}{size:14}{spent:10.2f}  {op:44}  {module or 'the backward pass'}")
+        lines.append(f"{moved:12}{times:7}{size:14}{spent:10.2f}  {op:44}  {module or 'outside of the model'}")
     times, size, spent = (sum(total[i] for total in totals.values()) for i in range(3))
     lines.append(f"{'total':12}{times:7}{size:14}{spent:10.2f}")
+    lines += dict.fromkeys(f"GATHER of {c.op} in {c.module or 'no module'}, {c.line}" for c in found.gathers)
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ class Plan:
             f"  activations:  {_size(self.activations)} of {_size(self.serial_activations)} on one device ({share:.1%})"
         )
         rows.append("  gathers:      " + ("none" if not self.gathers else ""))
-        rows += [f"    {module or 'the backward pass'}: {op}" for module, op in self.gathers]
+        rows += [f"    {module or 'outside of the model'}: {op}" for module, op in self.gathers]
         return "\n".join(rows)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from graticule.tensor import autograd_nodes
+
 
 @dataclasses.dataclass
 class Call:
@@ -95,12 +97,13 @@ def report(strict: bool = False, model: torch.nn.Module | None = None) -> Iterat
         if found in _state.reports:
             _state.modules.append(paths.get(id(module), type(module).__name__))
 
-    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+    def leave(module: torch.nn.Module, *call: Any) -> None:
+        # Arguments, those by name, and the output; of a call that failed torch leaves the second out.
         if found in _state.reports and _state.modules:
-            _state.modules.pop()
+            autograd_nodes.name(call[:-1], call[-1], _state.modules.pop())
 
     before = torch.nn.modules.module.register_module_forward_pre_hook(enter)
-    after = torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
+    after = torch.nn.modules.module.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
     _state.reports.append(found)
     try:
         yield found
@@ -119,7 +122,7 @@ def move(kind: str) -> Iterator[None]:
     begun, sent = time.perf_counter(), torch.ops.graticule.bytes_sent()
     yield
     call = Call(
-        _state.modules[-1] if _state.modules else "",
+        (_state.modules[-1] if _state.modules else "") or autograd_nodes.current_name(),
         str(_state.op or "between ops"),
         kind,
         torch.ops.graticule.bytes_sent() - sent,
@@ -159,12 +162,17 @@ _LIBRARIES = (
     str(pathlib.Path(torch.__file__).parent) + os.sep,
     str(pathlib.Path(multiprocessing.__file__).parent) + os.sep,
 )
+_MODULES = str(pathlib.Path(torch.nn.__file__).parent / "modules") + os.sep
 
 
 def _line_of_model() -> str:
-    """The innermost line that is neither torch's nor this package's."""
-    for frame in reversed(traceback.extract_stack()):
+    """The innermost line that is neither torch's nor this package's; where there is none, that of PyTorch's module."""
+    frames = traceback.extract_stack()
+    for frame in reversed(frames):
         name = frame.filename
         if not name.startswith(_LIBRARIES) and "<" not in name and "contextlib" not in name:
             return f"{name}:{frame.lineno}"
-    return "the backward pass"
+    if autograd_nodes.in_backward():
+        return "the backward pass"
+    modules = (f for f in reversed(frames) if f.filename.startswith(_MODULES) and f.name == "forward")
+    return next((f"{frame.filename}:{frame.lineno}" for frame in modules), "")

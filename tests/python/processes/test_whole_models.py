@@ -57,6 +57,20 @@ def test_the_command_reports():
     assert re.search(r"halo +1 .*aten.convolution.default +0$", found.stdout, re.MULTILINE), found.stdout
 
 
+def test_the_command_names_modules_and_lines():
+    """Of forward and backward; a model of PyTorch's modules alone has no line of its own."""
+    found = command("report", "support.small_models:fine", *SHAPE, "--all")
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"^0 +aten.convolution.default +halo .*torch/nn/modules/conv.py:\d+$", found.stdout, re.MULTILINE)
+    backward = r"^4 +aten.convolution_backward.default +halo .*the backward pass$"
+    assert re.search(backward, found.stdout, re.MULTILINE), found.stdout
+    found = command("report", "support.small_models:Sorted", *SHAPE, "--strict")
+    assert found.returncode == 1
+    assert re.search(r"^GATHER of aten.sort\S+ in inner, .*small_models.py:\d+$", found.stdout, re.MULTILINE), (
+        found.stdout
+    )
+
+
 def test_the_command_plans():
     found = command("plan", "support.small_models:fine", *SHAPE, "--ranks", "2,4")
     assert found.returncode == 0, found.stderr

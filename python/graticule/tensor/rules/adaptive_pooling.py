@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -106,7 +105,7 @@ def adaptive_max_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     if local.numel():
         values, indices = op(local, sizes[-len(size) :])
         held = (cut.begin, cut.begin + cut.own)
-        indices = indices_of_whole(indices, math.prod(x.shape[dim + 1 :]), held, cut.rows)
+        indices = indices_of_whole(indices, x, dim, _spatial_dimensions(op), held)
     else:
         values, indices = local.new_empty(sizes), local.new_empty(sizes, dtype=torch.int64)
     cells = [[_cell(i, cut.rows, out.rows) for i in range(*rows)] for rows in intervals(out)]

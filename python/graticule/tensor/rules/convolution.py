@@ -32,6 +32,8 @@ def convolution(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *option
     if cut.dim == 0:
         return DomainTensor(op(local, weight, bias, *options), cut)
     out = output_cut(cut, shape[cut.dim])
+    if local.numel() and _is_row_by_row(weight, options, cut.dim):
+        return DomainTensor(op(local, weight, bias, *options), out)
     with report.move("halo"):
         return DomainTensor(_ops.convolution(local, weight, bias, *options, *_placement(cut, out)), out)
 
@@ -73,6 +75,12 @@ def _check_channels(x: Any, weight: Tensor, options: Any) -> None:
 def _one_each(options: tuple, dims: int) -> tuple:
     """The options with one value a spatial dimension; torch takes one for all, and gives one for padding="valid"."""
     return tuple(list(o) * dims if isinstance(o, (list, tuple)) and len(o) == 1 else o for o in options)
+
+
+def _is_row_by_row(weight: Tensor, options: tuple, dim: int) -> bool:
+    """Whether every row along `dim` is made of the same one of the input."""
+    stride, padding, _, transposed, *_ = options
+    return not transposed and weight.shape[dim] == 1 and stride[dim - 2] == 1 and padding[dim - 2] == 0
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

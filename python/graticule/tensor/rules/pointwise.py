@@ -21,9 +21,10 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
     """
     if op._schema.is_mutable:
         return _in_place(op, args, kwargs)
-    if not kwargs and len(args) == 1:
-        x = args[0]
-        return _of_parts(op(x._local), x._cut)
+    at_once = _parts_at_once(args, kwargs)
+    if at_once is not None:
+        own, its_cut = at_once
+        return _of_parts(op(*own, **kwargs), its_cut)
     flat, spec = pytree.tree_flatten((args, kwargs))
     tensors = [t for t in flat if isinstance(t, Tensor)]
     ndim = max(t.dim() for t in tensors)
@@ -34,6 +35,33 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
     parts = [own_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
     return _of_parts(op(*new_args, **new_kwargs), cut)
+
+
+def _parts_at_once(args: Any, kwargs: Any) -> tuple[list[Any], Cut] | None:
+    """The arguments' parts where nothing moves or is narrowed: DomainTensors cut alike, and values without their rows.
+
+    None elsewhere. It spares the common case the search of nested arguments, half of such an op's time.
+    """
+    first: DomainTensor | None = None
+    for t in args:
+        if isinstance(t, DomainTensor):
+            if first is None:
+                first = t
+            elif (t._cut is not first._cut and t._cut != first._cut) or t.dim() != first.dim():
+                return None
+        elif isinstance(t, (list, tuple)):
+            return None
+    if first is None or (len(args) > 1 and first._cut.size == 1) or any(isinstance(t, Tensor) for t in kwargs.values()):
+        return None
+    from_end = first.dim() - first._cut.dim
+    parts: list[Any] = []
+    for t in args:
+        if isinstance(t, DomainTensor):
+            t = t._local
+        elif isinstance(t, Tensor) and (t.dim() > first.dim() or (t.dim() >= from_end and t.shape[-from_end] != 1)):
+            return None
+        parts.append(t)
+    return parts, first._cut
 
 
 def _of_parts(result: Any, cut: Cut) -> Any:
@@ -50,6 +78,10 @@ def _in_place(op: Any, args: Any, kwargs: Any) -> Any:
         op(target, *new_args, **new_kwargs)
         return target
     moves.refuse_write(op, target)
+    at_once = _parts_at_once(args, kwargs)
+    if at_once is not None:
+        op(*at_once[0], **kwargs)
+        return target
     flat, spec = pytree.tree_flatten((rest, kwargs))
     parts = [own_part(t, target._cut, target.dim()) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)

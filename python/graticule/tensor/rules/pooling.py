@@ -83,8 +83,7 @@ def max_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     begin, end = wanted[out.domain.rank]
     skip = windows.extra(intervals(out)[out.domain.rank])
     values, indices = (cropped(t, cut.dim, skip, out.own) for t in op(window, *options))
-    inner = math.prod(x.shape[cut.dim + 1 :])
-    return DomainTensor(values, out), DomainTensor(indices_of_whole(indices, inner, (begin, end), cut.rows), out)
+    return DomainTensor(values, out), DomainTensor(indices_of_whole(indices, x, cut.dim, n, (begin, end)), out)
 
 
 def each(op: Any, x: DomainTensor, shapes: Any, options: Any) -> Any:
@@ -107,11 +106,14 @@ def nothing(like: Tensor, cut: Cut, shapes: Any) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def indices_of_whole(indices: Tensor, inner: int, held: Rows, rows: int) -> Tensor:
-    """Flat indices into planes of `rows` rows, of `inner` values each, from those into the planes' rows `held`."""
+def indices_of_whole(indices: Tensor, x: Tensor, dim: int, n: int, held: Rows) -> Tensor:
+    """Flat indices among the last `n` dimensions of x from those among the same of its rows `held` along `dim`."""
+    rows, inner = x.shape[dim], math.prod(x.shape[dim + 1 :])
     count = held[1] - held[0]
     if count == rows:
         return indices
+    if dim == x.dim() - n:
+        return indices + held[0] * inner
     planes = indices.div(count * inner, rounding_mode="floor")
     return indices + planes.mul_((rows - count) * inner).add_(held[0] * inner)
 
