@@ -51,9 +51,6 @@ _KEPT_WHOLE = {
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    # Made of views by strides, which know memory that no rank has.
-    torch.ops.aten.diagonal.default,
-    torch.ops.aten.trace.default,
 }
 
 
@@ -85,7 +82,7 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
     report.refuse_gather(op)
     flat, spec = pytree.tree_flatten((args, kwargs))
     cut_tensors = [t for t in flat if isinstance(t, DomainTensor)]
-    whole = {id(t): moves.gather(t._local, t._cut) for t in cut_tensors}
+    whole = {id(t): _laid_out(moves.gather(t._local, t._cut), t.stride()) for t in cut_tensors}
     new_args, new_kwargs = pytree.tree_unflatten([whole.get(id(t), t) for t in flat], spec)
     result = op(*new_args, **new_kwargs)
     written = _written(op, args, kwargs)
@@ -104,15 +101,37 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
         for given in cut_tensors:
             cut = matching_cut(given._cut, given.shape, t.shape)
             if cut is not None:
-                return DomainTensor(cut.part_of(t).contiguous(), cut, moved)
+                return _part(t, cut, moved)
         if moved and t.dim() > 0:
             # Cut anyhow, so that a write into it can be refused.
             dim = max(range(t.dim()), key=lambda d: t.shape[d])
             cut = Cut.balanced(cut_tensors[0]._cut.domain, dim, t.shape[dim])
-            return DomainTensor(cut.part_of(t).contiguous(), cut, moved)
+            return _part(t, cut, moved)
         return t
 
     return pytree.tree_map(cut_again, result)
+
+
+def _part(whole: Tensor, cut: Cut, moved: bool) -> Any:
+    """This rank's part in memory of its own, with the strides that all ranks see in the whole."""
+    from graticule.tensor.domain_tensor import DomainTensor
+
+    if torch.empty_like(whole, device="meta").stride() != whole.stride():
+        whole = whole.contiguous()
+    return DomainTensor(cut.part_of(whole).clone(), cut, moved, strides=whole.stride())
+
+
+def _laid_out(whole: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The tensor in the strides that autograd knows: gradients of some ops ask of them how forward saw its argument."""
+    if whole.stride() == strides or whole.numel() == 0:
+        return whole
+    reach = 0
+    for step, size in sorted(zip(strides, whole.shape, strict=True)):
+        if size > 1 and step <= reach:
+            # Values share memory, as those that expand makes.
+            return whole
+        reach += step * (size - 1)
+    return torch.empty_strided(whole.shape, strides, dtype=whole.dtype, device=whole.device).copy_(whole)
 
 
 def matching_cut(cut: Cut, shape: Any, result: Any) -> Cut | None:

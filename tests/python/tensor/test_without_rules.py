@@ -109,3 +109,20 @@ def test_copies_and_pickles():
     for result in run_ranks(2, body):
         whole = result.gather() if isinstance(result, DomainTensor) else result
         assert torch.equal(whole.detach(), first)
+
+
+def test_uncut_ops_see_the_strides_that_their_gradients_see():
+    """Of a slice, of a transposed matrix, and of what lies in order: LU decomposes the one or the other."""
+    x = torch.randn(2, 7, 5, dtype=torch.float64)
+    square = torch.randn(2, 5, 5, dtype=torch.float64)
+    compare(lambda t: torch.linalg.slogdet(t[:, :5])[1], Cut(x), gathers=True)
+    compare(lambda t: torch.linalg.det(t[:, 1:6]), Cut(x), gathers=True)
+    compare(lambda t: torch.linalg.det(t.transpose(1, 2)), Cut(square), gathers=True)
+    compare(lambda t: torch.linalg.solve(t.transpose(1, 2), t), Cut(square), gathers=True)
+
+
+def test_results_of_uncut_ops_have_the_same_strides_on_every_rank():
+    """Factors lie in Fortran's order, which a single row does not show."""
+    x = torch.randn(3, 5, dtype=torch.float64)
+    compare(lambda t: torch.linalg.svd(t, full_matrices=False)[1], Cut(x), gathers=True)
+    compare(lambda t: torch.linalg.eigh(t @ t.mT)[1].abs(), Cut(x), gathers=True)

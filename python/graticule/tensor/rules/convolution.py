@@ -15,6 +15,8 @@ from graticule.tensor.rules.merging import summed
 from graticule.tensor.rules.norms import are_plain, uncut_backward
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.sliding import output_cut, whole_shapes
+from graticule.tensor.rules.support import whole
+from graticule.tensor.running import uncut
 
 aten = torch.ops.aten
 _ops = torch.ops.graticule
@@ -45,7 +47,10 @@ def convolution_backward(
     """The gradient of x is cut as x was for forward; those of weight and bias are whole on every rank."""
     *options, wanted = rest
     if not _takes(x, weight, None) or x.dtype != grad.dtype:
-        return uncut_backward(op, grad, x, weight, bias_sizes, *rest) if are_plain(weight) else NotImplemented
+        if are_plain(weight):
+            return uncut_backward(op, grad, x, weight, bias_sizes, *rest)
+        of_x, of_weight, of_bias = uncut(op, (grad, x, weight, bias_sizes, *rest), {})
+        return of_x, of_weight, whole(of_bias)
     local, cut = _part(x)
     if cut.dim == 0:
         grad_part = own_part(grad, cut, grad.dim())

@@ -31,7 +31,7 @@ def cat(op: Any, tensors: Any, dim: int = 0) -> DomainTensor:
         raise_as_torch(op, list(tensors), dim)
     like = [t for t in joined if isinstance(t, DomainTensor)]
     if not like:
-        return DomainTensor(op([_plain(t) for t in tensors], dim), Cut.balanced(largest(tensors).domain, 0, 0))
+        return op([_plain(t) for t in tensors], dim)
     cut = largest(like)._cut
     if cut.dim != dim:
         return DomainTensor(op([own_part(t, cut, ndim) if t.dim() == ndim else _plain(t) for t in tensors], dim), cut)

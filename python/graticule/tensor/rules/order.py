@@ -98,30 +98,3 @@ def expand(op: Any, x: DomainTensor, size: Sequence[int], *, implicit: bool = Fa
         for d in range(len(size))
     )
     return DomainTensor(repeated, cut, moved, strides=strides)
-
-
-@rule(aten.diagonal.default)
-def diagonal(op: Any, x: DomainTensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """Where neither dimension is the cut one."""
-    local = x._local.diagonal(offset, dim1, dim2)
-    taken = (wrapped(dim1, x.dim()), wrapped(dim2, x.dim()))
-    cut = x._cut
-    if cut.dim in taken:
-        return NotImplemented
-    strides = x.stride()
-    kept = tuple(strides[d] for d in range(x.dim()) if d not in taken)
-    cut = cut.at(cut.dim - sum(d < cut.dim for d in taken))
-    return DomainTensor(local, cut, x._moved, strides=(*kept, strides[taken[0]] + strides[taken[1]]))
-
-
-@rule(aten.diagonal_backward.default)
-def diagonal_backward(op: Any, grad: Any, input_sizes: Any, offset: int, dim1: int, dim2: int) -> Any:
-    """Where neither dimension is the cut one."""
-    if not isinstance(grad, DomainTensor) or grad._cut.dim == grad.dim() - 1:
-        return NotImplemented
-    ndim = len(input_sizes)
-    taken = (wrapped(dim1, ndim), wrapped(dim2, ndim))
-    cut = grad._cut.at([d for d in range(ndim) if d not in taken][grad._cut.dim])
-    local_sizes = list(input_sizes)
-    local_sizes[cut.dim] = cut.own_size
-    return DomainTensor(op(grad._local, local_sizes, offset, dim1, dim2), cut)

@@ -11,7 +11,7 @@ from graticule.domain import Domain
 from graticule.tensor import functions, moves, report
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.support import after_reduction, whole, wrapped
+from graticule.tensor.rules.support import after_reduction, wrapped
 
 aten = torch.ops.aten
 
@@ -80,7 +80,7 @@ def _quantiles(func: Any) -> Any:
     """What runs in place of quantile and nanquantile: torch's own squeezes a result in place, which cannot be here."""
 
     def run(input: Any, q: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
-        x, q = input, whole(q)
+        x, q = input, functions.gather(q) if isinstance(q, DomainTensor) else q
         if not isinstance(x, DomainTensor):
             return func(x, q, dim, keepdim, **options)
         if dim is None or wrapped(dim, x.dim()) == x._cut.dim or "out" in options:

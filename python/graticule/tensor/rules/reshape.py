@@ -27,11 +27,11 @@ def view(op: Any, x: DomainTensor, shape: Any, strides: Any = None) -> Tensor:
     return reshaped(x, plan)
 
 
-@rule(aten._unsafe_view.default, aten._reshape_copy.default)
+@rule(aten._unsafe_view.default, aten._reshape_copy.default, aten.view_copy.default)
 def copied_view(op: Any, x: DomainTensor, shape: Any) -> Tensor:
     """A tensor of its own, of which nobody expects that it share memory."""
     result = reshaped(x, plan_reshape(tuple(x.shape), x.stride(), x._cut, tuple(shape)))
-    if op is aten._reshape_copy.default:
+    if op is not aten._unsafe_view.default:
         return result.clone()
     return DomainTensor(result._local, result._cut) if isinstance(result, DomainTensor) else result
 

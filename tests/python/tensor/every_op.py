@@ -1,0 +1,268 @@
+"""Calls of every op that PyTorch tests, by its own samples: with one tensor cut, or all alike, along each dimension.
+
+Samples are those of torch.testing's list of ops. Tensors come dense, as a slice of a larger cut tensor, or transposed.
+The table of docs/ops.md is of `python -m tensor.every_op --write`, run in tests/python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from support.ranks import RanksFailedError, balanced
+from tensor.comparison import Cut, compare, serial, uneven
+
+DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "ops.md"
+
+# Other numbers each time, or none that mean anything; tests of their own: test_random.py.
+WITHOUT_VALUES = set(
+    "bernoulli normal multinomial uniform rand_like randn_like randint_like randint rand randn cauchy "
+    "exponential geometric log_normal empty empty_like new_empty empty_strided new_empty_strided "
+    "empty_permuted resize_ resize_as_ pca_lowrank svd_lowrank nn.functional.dropout nn.functional.dropout2d "
+    "nn.functional.dropout3d nn.functional.alpha_dropout nn.functional.feature_alpha_dropout "
+    "nn.functional.rrelu nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d "
+    "nn.functional.gumbel_softmax nn.functional.multi_head_attention_forward".split()
+)
+# functools.cached_property locks a class, to Python 3.11, while ranks, threads here, wait for each other.
+ONE_THREAD_AT_A_TIME = {"nn.functional.linear_cross_entropy"}
+# What the error must tell.
+REFUSED = {
+    "as_strided": "expected no storage offset for a view",
+    "as_strided.partial_views": "expected no storage offset for a view",
+    "as_strided_copy": "expected no storage offset for a view",
+    "as_strided_scatter": "knows no memory beyond its own",
+    # Where the gradient of the mean or of the deviation is asked for.
+    "native_group_norm": "changes the shape of its argument in place",
+    "sparse.mm.reduce": "Sparse",
+    "sparse.sampled_addmm": "Sparse",
+    "to_sparse": "Sparse",
+}
+
+
+@dataclasses.dataclass
+class Case:
+    """One call: what compare() is given, and how it reads."""
+
+    function: Callable[..., Any]
+    arguments: list[Any]
+    ranks: int
+    offsets_of: Callable[[int, int], list[int]]
+    what: str
+
+
+def name_of(op: Any) -> str:
+    return op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+
+
+def _ops() -> dict[str, Any]:
+    # Its import forbids flags that support.device sets.
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    left_out = WITHOUT_VALUES | ONE_THREAD_AT_A_TIME
+    return {
+        name_of(op): op for op in op_db if not (op.name in left_out or op.name.startswith(("torch.ops", "jiterator")))
+    }
+
+
+OPS = _ops()
+
+
+def _dtype(op: Any) -> torch.dtype | None:
+    return next((t for t in (torch.float64, torch.int64, torch.bool) if t in op.dtypes), None)
+
+
+def _dense(t: Any) -> bool:
+    return isinstance(t, Tensor) and t.layout is torch.strided
+
+
+def samples(op: Any, most: int) -> list[Any]:
+    """At most so many of the op's samples, spread over all of them."""
+    dtype = _dtype(op)
+    if dtype is None:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gradients = op.supports_autograd and dtype is torch.float64
+        found = list(itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=gradients), 400))
+    # The first tensor is the one that is cut.
+    found = [s for s in found if _first(s) is not None and not s.kwargs.get("dropout_p")]
+    return found if len(found) <= most else [found[i * len(found) // most] for i in range(most)]
+
+
+def _first(sample: Any) -> Tensor | None:
+    leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
+    t = next((t for t in leaves if _dense(t)), None)
+    return t if t is not None and t.dim() > 0 else None
+
+
+def _real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+
+
+def _results(value: Any) -> list[Tensor]:
+    return [_real(t) for t in pytree.tree_leaves(value) if _dense(t)]
+
+
+# How the cut tensor lies in memory: what is cut, made of the sample's, and what makes that of it again.
+LAYOUTS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Any, int], Any]]] = {
+    "dense": (lambda t, dim: t, lambda t, dim: t),
+    "a slice": (lambda t, dim: torch.cat([t, t.narrow(dim, 0, min(1, t.shape[dim]))], dim), lambda t, dim: None),
+    "transposed": (lambda t, dim: t.transpose(dim, 0).contiguous(), lambda t, dim: t.transpose(dim, 0)),
+}
+
+
+def _cut_as(layout: str, t: Tensor, dim: int) -> tuple[Cut, Callable[[Any], Any]]:
+    """The tensor to be cut, and the function that makes the sample's of it."""
+    make, back = LAYOUTS[layout]
+    if layout == "a slice":
+        return Cut(make(t, dim), dim), lambda x: x.narrow(dim, 0, t.shape[dim])
+    return Cut(make(t, dim), 0 if layout == "transposed" else dim), lambda x: back(x, dim)
+
+
+def cases(op: Any, most: int) -> Iterator[Case]:
+    """Every cut of every sample; ranks, cuts and layouts in turns."""
+    count = 0
+    for number, sample in enumerate(samples(op, most)):
+        leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+        places = [i for i, t in enumerate(leaves) if _dense(t)]
+        first = leaves[places[0]]
+        alike = [i for i in places if leaves[i].shape == first.shape]
+        for dim in range(first.dim()):
+            for cut in [places[:1], alike] if len(alike) > 1 else [places[:1]]:
+                layout = list(LAYOUTS)[count % 3]
+                ranks, offsets_of = (2, 3, 1, 4)[count // 3 % 4], (balanced, uneven)[count % 2]
+                count += 1
+                what = f"sample {number}, {list(first.shape)} {layout}, dimension {dim} of {len(cut)} cut"
+                yield _case(op, sample, (leaves, spec), places, cut, dim, layout, ranks, offsets_of, what)
+
+
+def _case(
+    op: Any,
+    sample: Any,
+    flat: Any,
+    places: list[int],
+    cut: list[int],
+    dim: int,
+    layout: str,
+    ranks: int,
+    offsets_of: Any,
+    what: str,
+) -> Case:
+    leaves, spec = flat
+    arguments: list[Any] = []
+    makers: list[Callable[[Any], Any]] = []
+    for i in places:
+        given, make = _cut_as(layout, leaves[i].detach(), dim) if i in cut else (leaves[i].detach(), lambda t: t)
+        arguments.append(given)
+        makers.append(make)
+    wants_gradient = [leaves[i].requires_grad for i in places]
+
+    def function(*given: Any) -> Any:
+        values = list(leaves)
+        extra = []
+        for i, t, make, wanted in zip(places, given, makers, wants_gradient, strict=True):
+            values[i] = make(t) if wanted else make(t.detach())
+            # So that no gradient is zero but for rounding.
+            extra += [_real(t * 1.5)] if wanted else []
+        first, args, kwargs = pytree.tree_unflatten(values, spec)
+        return [*_results(sample.output_process_fn_grad(op.op(first, *args, **kwargs))), *extra]
+
+    return Case(function, arguments, ranks, offsets_of, what)
+
+
+def torch_refuses(case: Case) -> bool:
+    """Whether the uncut call is an error, or gives nothing dense."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results, _ = serial(case.function, case.arguments, gradients=True)
+    except (RuntimeError, ValueError, IndexError, NotImplementedError, TypeError):
+        return True
+    return not results
+
+
+def run(case: Case) -> str:
+    """Compares the cut call with the uncut one: "exact", or "gathers" where it is but gathered. AssertionError else."""
+    options: dict[str, Any] = {"ranks": [case.ranks], "cuts": [case.offsets_of], "bound": 1e-9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compare(case.function, *case.arguments, **options)
+            return "exact"
+        except Exception as error:  # noqa: BLE001
+            if "gathered\n" not in str(error):
+                raise
+        compare(case.function, *case.arguments, gathers=True, **options)
+    return "gathers"
+
+
+def outcome(name: str, most: int) -> dict[str, int]:
+    """How often calls of an op were exact, exact but gathered, or a clear error. AssertionError for anything else."""
+    counts = {"exact": 0, "gathers": 0, "error": 0}
+    for case in cases(OPS[name], most):
+        if torch_refuses(case):
+            continue
+        try:
+            counts[run(case)] += 1
+        except Exception as error:
+            if isinstance(error, RanksFailedError) and all(
+                REFUSED.get(name, "\n") in str(e) for e in error.errors.values()
+            ):
+                counts["error"] += 1
+                continue
+            where = f"{name}: {case.what}, {case.ranks} ranks, {case.offsets_of.__name__}"
+            raise AssertionError(f"{where}: {error}") from error
+    return counts
+
+
+def table(outcomes: dict[str, dict[str, int]]) -> str:
+    """One line an op."""
+    lines = [
+        "| op | calls | exact, nothing gathered | exact, gathered | an error |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, counts in sorted(outcomes.items()):
+        total = sum(counts.values())
+        if total:
+            cells = [str(n) if n else "" for n in (counts["exact"], counts["gathers"], counts["error"])]
+            lines.append(f"| `{name}` | {total} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=8, help="of each op")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.name}")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    outcomes = {name: outcome(name, given.samples) for name in OPS}
+    text = table(outcomes)
+    sums = {kind: sum(counts[kind] for counts in outcomes.values()) for kind in ("exact", "gathers", "error")}
+    ops = sum(any(counts.values()) for counts in outcomes.values())
+    head = (
+        f"{ops} ops, {sum(sums.values())} calls: {sums['exact']} exact with nothing gathered, {sums['gathers']} "
+        f"exact and gathered, {sums['error']} an error on every rank, none wrong."
+    )
+    if given.write:
+        page = DOCUMENT.read_text()
+        begin, end = "<!-- ops -->", "<!-- end -->"
+        before, rest = page.split(begin, 1)
+        DOCUMENT.write_text(f"{before}{begin}\n{head}\n\n{text}\n{end}{rest.split(end, 1)[1]}")
+    print(head if given.write else f"{head}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
