@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import itertools
 import pathlib
+import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from tensor.comparison import Cut, compare, serial, uneven
 
 DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "ops.md"
 
-# Other numbers each time, or none that mean anything; tests of their own: test_random.py.
+# Other numbers each time, for which there is test_random.py, or none that mean anything.
 WITHOUT_VALUES = set(
     "bernoulli normal multinomial uniform rand_like randn_like randint_like randint rand randn cauchy "
     "exponential geometric log_normal empty empty_like new_empty empty_strided new_empty_strided "
@@ -88,18 +89,21 @@ def _dense(t: Any) -> bool:
     return isinstance(t, Tensor) and t.layout is torch.strided
 
 
-def samples(op: Any, most: int) -> list[Any]:
-    """At most so many of the op's samples, spread over all of them."""
+def samples(op: Any, most: int) -> list[tuple[int, Any]]:
+    """At most so many of the op's samples, spread over all of them, with their numbers; half as many are among them."""
     dtype = _dtype(op)
     if dtype is None:
         return []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        random.seed(0)
         gradients = op.supports_autograd and dtype is torch.float64
         found = list(itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=gradients), 400))
     # The first tensor is the one that is cut.
     found = [s for s in found if _first(s) is not None and not s.kwargs.get("dropout_p")]
-    return found if len(found) <= most else [found[i * len(found) // most] for i in range(most)]
+    chosen = range(len(found)) if len(found) <= most else [i * len(found) // most for i in range(most)]
+    return [(i, found[i]) for i in chosen]
 
 
 def _first(sample: Any) -> Tensor | None:
@@ -116,33 +120,30 @@ def _results(value: Any) -> list[Tensor]:
     return [_real(t) for t in pytree.tree_leaves(value) if _dense(t)]
 
 
-# How the cut tensor lies in memory: what is cut, made of the sample's, and what makes that of it again.
-LAYOUTS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Any, int], Any]]] = {
-    "dense": (lambda t, dim: t, lambda t, dim: t),
-    "a slice": (lambda t, dim: torch.cat([t, t.narrow(dim, 0, min(1, t.shape[dim]))], dim), lambda t, dim: None),
-    "transposed": (lambda t, dim: t.transpose(dim, 0).contiguous(), lambda t, dim: t.transpose(dim, 0)),
-}
+LAYOUTS = ("dense", "a slice", "transposed")
 
 
 def _cut_as(layout: str, t: Tensor, dim: int) -> tuple[Cut, Callable[[Any], Any]]:
-    """The tensor to be cut, and the function that makes the sample's of it."""
-    make, back = LAYOUTS[layout]
+    """A tensor to be cut that lies so in memory, and the function that makes the sample's of it."""
     if layout == "a slice":
-        return Cut(make(t, dim), dim), lambda x: x.narrow(dim, 0, t.shape[dim])
-    return Cut(make(t, dim), 0 if layout == "transposed" else dim), lambda x: back(x, dim)
+        longer = torch.cat([t, t.narrow(dim, 0, min(1, t.shape[dim]))], dim)
+        return Cut(longer, dim), lambda x: x.narrow(dim, 0, t.shape[dim])
+    if layout == "transposed":
+        return Cut(t.transpose(dim, 0).contiguous(), 0), lambda x: x.transpose(dim, 0)
+    return Cut(t, dim), lambda x: x
 
 
 def cases(op: Any, most: int) -> Iterator[Case]:
-    """Every cut of every sample; ranks, cuts and layouts in turns."""
-    count = 0
-    for number, sample in enumerate(samples(op, most)):
+    """Every cut of every sample; ranks, cuts and layouts in turns, by the sample's number."""
+    for number, sample in samples(op, most):
+        count = 5 * number
         leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
         places = [i for i, t in enumerate(leaves) if _dense(t)]
         first = leaves[places[0]]
         alike = [i for i in places if leaves[i].shape == first.shape]
         for dim in range(first.dim()):
             for cut in [places[:1], alike] if len(alike) > 1 else [places[:1]]:
-                layout = list(LAYOUTS)[count % 3]
+                layout = LAYOUTS[count % 3]
                 ranks, offsets_of = (2, 3, 1, 4)[count // 3 % 4], (balanced, uneven)[count % 2]
                 count += 1
                 what = f"sample {number}, {list(first.shape)} {layout}, dimension {dim} of {len(cut)} cut"
