@@ -27,6 +27,11 @@ def paired(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[fl
     return quartiles([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
+def more_microseconds(times: Sequence[float], base: Sequence[float], calls: int) -> tuple[float, float, float]:
+    """Quartiles of what a call takes more than one of `base`, of turns of the same iteration of so many calls each."""
+    return quartiles([(a - b) / calls * 1e6 for a, b in zip(times, base, strict=True)])
+
+
 def summarise(turns: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One record for each pair of contenders of each row, layout and mode, in the order of the turns."""
     groups: dict[tuple, dict[str, list[float]]] = {}

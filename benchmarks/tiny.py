@@ -10,7 +10,7 @@ import pathlib
 from benchmarks import options, records
 from benchmarks.contenders import make_contenders
 from benchmarks.processes import begin, end
-from benchmarks.ratios import quartiles
+from benchmarks.ratios import more_microseconds, quartiles
 from benchmarks.shapes import Shape
 from benchmarks.turns import Contender, take_turns
 
@@ -49,8 +49,7 @@ def main() -> None:
         for name in contenders:
             if name == "local":
                 continue
-            beyond = [(a - b) / Block.calls * 1e6 for a, b in zip(times[name], times["local"], strict=True)]
-            low, middle, high = quartiles(beyond)
+            low, middle, high = more_microseconds(times[name], times["local"], Block.calls)
             lines.append(
                 {
                     "layer": shape.name,

@@ -203,7 +203,8 @@ def test_an_error_in_a_hook_is_one_on_every_rank(place):
     def body(domain):
         x = graticule.shard(X, domain).requires_grad_()
         made = nn.Conv2d(4, 4, 3, padding=1).double()
-        graticule.parallelize(made, domain) if place == "module" else None
+        if place == "module":
+            graticule.parallelize(made, domain)
         y = made(x)
 
         def hook(*_):
@@ -213,8 +214,7 @@ def test_an_error_in_a_hook_is_one_on_every_rank(place):
         assert isinstance(y, DomainTensor)
         y.register_hook(hook) if place == "tensor" else made.register_full_backward_hook(hook)
         made(y).sum().backward()
-        domain.barrier() if hasattr(domain, "barrier") else None
 
     found = failures(3, body)
-    assert set(found) >= {1}
+    assert set(found) == {0, 1, 2}
     assert isinstance(found[1], ArithmeticError)

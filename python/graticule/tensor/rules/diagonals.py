@@ -70,11 +70,10 @@ def diagonal_scatter(op: Any, x: Any, src: Any, offset: int = 0, dim1: int = 0, 
     """A copy of x with src written into its diagonal."""
     if not isinstance(x, DomainTensor):
         return NotImplemented
+    x = with_interval(x)
     result = DomainTensor(x._local.clone(), x._cut)
     place = diagonal(aten.diagonal.default, result, offset, dim1, dim2)
     if src.shape != place.shape:
         raise_as_torch(op, x, src, offset, dim1, dim2)
-    if place._moved:
-        return NotImplemented
     pointwise(aten.copy_.default, place, src)
     return result

@@ -51,8 +51,16 @@ def view_dtype(op: Any, x: DomainTensor, dtype: torch.dtype) -> Any:
 
 @rule(aten.as_strided.default)
 def as_strided(op: Any, x: DomainTensor, size: Any, stride: Any, storage_offset: Any = None) -> Tensor:
-    """Of the whole tensor in the strides that it would have."""
-    result = op(_whole_in_memory(op, x, storage_offset), size, stride, storage_offset)
+    """Of the whole tensor in the strides that it would have; the memory beyond a view is nobody's here."""
+    report.refuse_gather(op)
+    if storage_offset is not None and x._is_view():
+        raise RuntimeError(
+            f"{op}: rank {x.domain.rank}: expected no storage offset for a view, got {storage_offset}: a DomainTensor "
+            "knows no memory beyond its own"
+        )
+    laid = torch.empty_strided(tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
+    laid.copy_(moves.gather(x._local, x._cut))
+    result = op(laid, size, stride, storage_offset)
     if not result.dim():
         return result
     dim = max(range(result.dim()), key=lambda d: result.shape[d])
@@ -65,18 +73,6 @@ def as_strided_scatter(op: Any, x: Any, src: Any, *args: Any, **kwargs: Any) -> 
     """Refused, as are its gradients, which tell places by strides."""
     domain = (x if isinstance(x, DomainTensor) else src).domain
     raise RuntimeError(f"{op}: rank {domain.rank}: a DomainTensor knows no memory beyond its own: use slice_scatter")
-
-
-def _whole_in_memory(op: Any, x: DomainTensor, storage_offset: Any) -> Tensor:
-    """All of x, laid out as it would be uncut; the memory beyond a view is nobody's here."""
-    report.refuse_gather(op)
-    if storage_offset is not None and x._is_view():
-        raise RuntimeError(
-            f"{op}: rank {x.domain.rank}: expected no storage offset for a view, got {storage_offset}: a DomainTensor "
-            "knows no memory beyond its own"
-        )
-    laid = torch.empty_strided(tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
-    return laid.copy_(moves.gather(x._local, x._cut))
 
 
 @rule(
