@@ -30,12 +30,18 @@ bool takes_cuda_memory() {
   return takes;
 }
 
-// Memory that MPI can use in t's place: t itself where it can, else a copy on the CPU.
-at::Tensor reachable(const at::Tensor& t) {
+// t itself, or a copy on the CPU. Open MPI takes a device's memory for messages, but ends the program where it is given to
+// its nonblocking sums.
+at::Tensor on_cpu(const at::Tensor& t) {
   TORCH_CHECK(t.is_contiguous(), "MPI carries contiguous tensors only");
-  if (t.device().is_cpu()) return t;
   TORCH_CHECK(!t.is_meta(), "MPI carries tensors that have values only");
-  if (!t.is_cuda() || !takes_cuda_memory()) return t.cpu();
+  return t.cpu();
+}
+
+// Memory for a message in t's place: t itself where MPI reads and writes it, else a copy on the CPU.
+at::Tensor reachable(const at::Tensor& t) {
+  if (!t.is_cuda() || !takes_cuda_memory()) return on_cpu(t);
+  TORCH_CHECK(t.is_contiguous(), "MPI carries contiguous tensors only");
   // MPI knows nothing of streams: what they still write must be there first.
   c10::impl::VirtualGuardImpl(t.device().type()).getStream(t.device()).synchronize();
   return t;
@@ -172,7 +178,7 @@ c10::intrusive_ptr<Work> MpiBackend::recv(std::vector<at::Tensor>& tensors, int 
 
 c10::intrusive_ptr<Work> MpiBackend::allgather(std::vector<std::vector<at::Tensor>>& outputs,
                                                std::vector<at::Tensor>& inputs, const c10d::AllgatherOptions&) {
-  const at::Tensor input = reachable(inputs.at(0));
+  const at::Tensor input = on_cpu(inputs.at(0));
   std::vector<at::Tensor> pieces;
   auto requests = in_pieces(input, 1, [&](char* bytes, int count, MPI_Request* request) {
     pieces.push_back(at::empty({size_, count}, at::kByte));
@@ -196,7 +202,7 @@ c10::intrusive_ptr<Work> MpiBackend::allgather(std::vector<std::vector<at::Tenso
 c10::intrusive_ptr<Work> MpiBackend::allreduce(std::vector<at::Tensor>& tensors,
                                                const c10d::AllreduceOptions& options) {
   TORCH_CHECK(options.reduceOp == c10d::ReduceOp::SUM, "MPI groups add, and reduce by nothing else");
-  const at::Tensor t = reachable(tensors.at(0));
+  const at::Tensor t = on_cpu(tensors.at(0));
   const MPI_Datatype type = type_of(t);
   auto requests =
       in_pieces(t, static_cast<int64_t>(t.element_size()), [&](char* bytes, int count, MPI_Request* request) {
@@ -207,7 +213,7 @@ c10::intrusive_ptr<Work> MpiBackend::allreduce(std::vector<at::Tensor>& tensors,
 
 c10::intrusive_ptr<Work> MpiBackend::broadcast(std::vector<at::Tensor>& tensors,
                                                const c10d::BroadcastOptions& options) {
-  const at::Tensor t = reachable(tensors.at(0));
+  const at::Tensor t = on_cpu(tensors.at(0));
   auto requests = in_pieces(t, 1, [&](char* bytes, int count, MPI_Request* request) {
     GRATICULE_MPI(MPI_Ibcast(bytes, count, MPI_BYTE, static_cast<int>(options.rootRank), communicator_, request));
   });

@@ -32,7 +32,11 @@ MpiWork::MpiWork(std::vector<MPI_Request> requests, std::vector<at::Tensor> tens
 
 void MpiWork::keep_moving() {
   uint64_t bytes = 0;
-  for (const at::Tensor& tensor : tensors_) bytes += tensor.nbytes();
+  for (const at::Tensor& tensor : tensors_) {
+    // Whoever waits for a device does so in MPI's calls already; another thread may have no context of the device.
+    if (!tensor.device().is_cpu()) return;
+    bytes += tensor.nbytes();
+  }
   if (moving_ || done_ || bytes <= static_cast<uint64_t>(most_eager_bytes)) return;
   moving_ = true;
   mpi::keep_moving(*this);
