@@ -295,9 +295,6 @@ void check_halo(const ConvolutionCall& c, const at::Tensor& x, const Convolution
 ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
                                           const at::Tensor& weight, const ConvolutionArguments& arguments,
                                           std::array<bool, 3> wanted) {
-  if (!wanted[0] && !wanted[1]) {
-    return {at::Tensor(), at::Tensor(), wanted[2] ? grad.sum(parameter_axes(grad)) : at::Tensor()};
-  }
   const ConvolutionCall c(x, weight, arguments);
   check_gradient(c, grad);
   const Strips& strips = c.plan->backward;
@@ -314,7 +311,9 @@ ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tens
   }
   ConvolutionGradients result;
   if (!wanted[0] && !wanted[1]) {
+    // Another rank's x may need a gradient, and with it these rows.
     gather.finish_parts();
+    if (wanted[2]) std::get<2>(result) = grad.sum(parameter_axes(grad));
   } else if (!strips.whole) {
     result = backward_in_place(c, gather, grad, x, wanted);
   } else {

@@ -364,3 +364,28 @@ def test_one_rank_may_need_no_input_gradient():
         return module.weight.grad
 
     assert relative(sum(run_ranks(2, body)), serial.weight.grad) < 1e-12
+
+
+@pytest.mark.parametrize("frozen", ["weight", "both"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_alone_may_need_an_input_gradient_of_a_frozen_kernel(frozen, rank):
+    """The bias's gradient alone makes the other rank take part; with that frozen too, x asks for it there."""
+    torch.manual_seed(0)
+    serial = nn.Conv2d(4, 4, 3, padding=1).double()
+    serial.weight.requires_grad_(False)
+    x = torch.randn(1, 4, 9, 6, dtype=torch.float64)
+    uncut = x.clone().requires_grad_()
+    serial(uncut).square().sum().backward()
+
+    def body(domain):
+        module = copy.deepcopy(serial)
+        module.bias.requires_grad_(frozen == "weight")
+        mine = own_rows(x, 2, domain).clone().requires_grad_(domain.rank == rank or frozen == "both")
+        layers.DomainParallelConv2d(module, domain=domain)(mine).square().sum().backward()
+        if mine.grad is not None:
+            assert relative(mine.grad, own_rows(uncut.grad, 2, domain)) < 1e-12
+        return module.bias.grad
+
+    gradients = run_ranks(2, body)
+    if frozen == "weight":
+        assert relative(sum(gradients), serial.bias.grad) < 1e-12
