@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "graticule/comm/collectives.hpp"
@@ -117,6 +118,8 @@ Four forward(const at::Tensor& x, const Optional& weight, const Optional& bias, 
                      values_of_ranks(x, a));
   }
   const at::Tensor rstd = (moments[1] / total).add_(eps).rsqrt_();
+  // Of squares that overflow uncut makes the bias, where a group normalisation makes NaN.
+  moments.select(0, 1).clamp_max_(std::numeric_limits<double>::max());
   at::Tensor y = at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x)));
   if (x.numel() > 0) y = std::get<0>(steps.normalise(input, weight, bias, {for_each_sample(moments, x)}, {total}, eps));
   return {y, moments[0], rstd, moments[1]};

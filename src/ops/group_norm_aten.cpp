@@ -1,5 +1,7 @@
 #include <ATen/ATen.h>
 
+#include <limits>
+
 #include "graticule/halo/memory_format.hpp"
 #include "ops/group_norm_steps.hpp"
 
@@ -61,6 +63,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> normalise(const at::Tensor& x, co
     if (counts[rank] == 0) continue;
     deviations.add_(parts[rank][1]).add_((parts[rank][0] - mean).square_(), counts[rank]);
   }
+  // As uncut: squares that overflow leave nothing to scale by.
+  deviations.masked_fill_(deviations.isinf(), std::numeric_limits<double>::quiet_NaN());
   const at::Tensor rstd = (deviations / total + eps).rsqrt_();
 
   const at::Tensor scale = to_channels(rstd, x.size(1)) * channel_factor(weight, rstd);

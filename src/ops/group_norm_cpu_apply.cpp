@@ -169,7 +169,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> cpu_normalise(const at::Tensor& x
   for (int64_t group = 0; group < groups; ++group) {
     const Whole whole = combine(parts.values, counts, total, group, groups);
     means[group] = whole.mean;
-    rstds[group] = 1 / std::sqrt(whole.variance + eps);
+    // As uncut: squares that overflow leave nothing to scale by.
+    rstds[group] = std::isinf(whole.variance) ? std::nan("") : 1 / std::sqrt(whole.variance + eps);
   }
   at::Tensor y = result_like(x);
   if (x.numel() == 0) return {y, mean, rstd};

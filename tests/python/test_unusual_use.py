@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import graticule
 from graticule import PeriodicConv2d, fold_rows, gather_rows
 from graticule.domain_parallel import (
     DomainParallelConv2d,
@@ -417,3 +418,33 @@ def test_sizes_that_are_no_whole_numbers_are_refused():
             DomainParallelInterpolate((7.9, 5.0), domain=domain)(torch.randn(1, 1, 4, 4))
 
     run_ranks(2, body)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_squares_that_overflow_in_a_norm_give_nothing_that_looks_sound(memory_format, dtype):
+    """The uncut layer gives NaN. In channels_last the cut one's sums are wide enough for the true values."""
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 4).to(dtype)
+    nn.init.normal_(norm.bias)
+    x = (1e20 + 1e19 * torch.randn(1, 4, 8, 8)).to(dtype).contiguous(memory_format=memory_format)
+    assert norm(x).isnan().all()
+    parts = run_ranks(2, lambda domain: DomainParallelGroupNorm(norm, domain=domain)(own_rows(x, domain)))
+    y = torch.cat(parts, 2).detach().double()
+    if memory_format is torch.channels_last:
+        assert relative(y, copy.deepcopy(norm).double()(x.double()).detach()) < (
+            1e-5 if dtype is torch.float32 else 1e-2
+        )
+    else:
+        assert y.isnan().all()
+
+
+def test_squares_that_overflow_in_a_batch_norm_give_the_bias_as_uncut():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    nn.init.normal_(norm.bias)
+    x = 1e20 + 1e19 * torch.randn(2, 4, 8, 8)
+    expected = norm(x)
+    assert torch.equal(expected, norm.bias.view(1, 4, 1, 1).expand_as(x))
+    for y in run_ranks(2, lambda domain: norm(graticule.shard(x, domain, 2)).gather()):
+        assert torch.equal(y, expected)
