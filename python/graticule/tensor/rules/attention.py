@@ -133,6 +133,113 @@ def attention_for_cpu_backward(
     return attention_backward(op, grad, q, k, v, attn_mask, [True] * 3 + [False], out, total, *rest, scale=scale)[:3]
 
 
+@rule(aten._scaled_dot_product_flash_attention.default)
+def flash_attention(
+    op: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """What torch's own functions call for a GPU's tensors, in half types: so do the next three."""
+    return attention(op, q, k, v, None, dropout_p, is_causal, return_debug_mask, scale=scale)
+
+
+@rule(aten._scaled_dot_product_flash_attention_backward.default)
+def flash_attention_backward(
+    op: Any, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, *rest: Any,
+    scale: float | None = None,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of queries, keys and values."""
+    return attention_backward(op, grad, q, k, v, None, [True] * 3 + [False], out, total, *rest, scale=scale)[:3]
+
+
+@rule(aten._scaled_dot_product_cudnn_attention.default)
+def cudnn_attention(
+    op: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """With a bias that needs no gradient."""
+    return attention(op, q, k, v, bias, dropout_p, is_causal, return_debug_mask, scale=scale)
+
+
+@rule(aten._scaled_dot_product_cudnn_attention_backward.default)
+def cudnn_attention_backward(
+    op: Any,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    total: Tensor,
+    philox_seed: Tensor,
+    philox_offset: Tensor,
+    bias: Tensor | None,
+    cum_seq_q: Tensor,
+    cum_seq_k: Tensor,
+    *rest: Any,
+    scale: float | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of queries, keys and values."""
+    rest = (cum_seq_q, cum_seq_k, *rest, philox_seed, philox_offset)
+    return attention_backward(op, grad, q, k, v, bias, [True] * 3 + [False], out, total, *rest, scale=scale)[:3]
+
+
+@rule(aten._scaled_dot_product_efficient_attention.default)
+def efficient_attention(
+    op: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """What torch's own functions call for a GPU's tensors, with a bias that may need a gradient."""
+    result = attention(op, q, k, v, bias, dropout_p, is_causal, scale=scale)
+    return result if result is NotImplemented else (result[0], result[1], result[6], result[7])
+
+
+@rule(aten._scaled_dot_product_efficient_attention_backward.default)
+def efficient_attention_backward(
+    op: Any,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    total: Tensor,
+    philox_seed: Tensor,
+    philox_offset: Tensor,
+    dropout_p: float,
+    mask: list[bool],
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of queries, keys, values and the bias."""
+    none = torch.tensor(0)
+    rest = (none, none, 0, 0, dropout_p, is_causal, philox_seed, philox_offset)
+    return attention_backward(op, grad, q, k, v, bias, mask, out, total, *rest, scale=scale)
+
+
 def _options(q: Tensor, k: Tensor, scale: float | None, causal: bool, dropout_p: float, seed: int) -> Options:
     matrix = (*q.shape[:-1], k.shape[-2])
     return Options(matrix, q.shape[-1] ** -0.5 if scale is None else scale, causal, dropout_p, seed)

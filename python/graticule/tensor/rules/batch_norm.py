@@ -139,6 +139,31 @@ def _reserve() -> Tensor:
     return torch.empty(0, dtype=torch.uint8)
 
 
+@rule(aten.cudnn_batch_norm.default)
+def batch_norm_of_cudnn(
+    op: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
+) -> Any:
+    """What a GPU's tensors come to in training. Writes the running statistics."""
+    if _refused(x, weight, bias, mean, variance):
+        return uncut(op, (x, weight, bias, mean, variance, training, momentum, eps), {})
+    *result, new = _normalise(x, weight, bias, [mean, variance], training, momentum, eps)
+    if training:
+        _write([mean, variance], new)
+    return *result, _reserve()
+
+
+@rule(aten.cudnn_batch_norm_backward.default)
+def batch_norm_of_cudnn_backward(
+    op: Any, x: Any, gradient: Any, weight: Any, mean: Any, variance: Any, saved_mean: Any, saved_rstd: Any,
+    eps: float, reserve: Tensor,
+) -> Any:  # fmt: skip
+    """Of training alone; the gradients of weight and bias are both made."""
+    if _refused(x, weight, mean, variance):
+        return uncut_backward(op, x, gradient, weight, mean, variance, saved_mean, saved_rstd, eps, reserve)
+    statistics = (mean, variance, saved_mean, saved_rstd)
+    return batch_norm_backward(op, gradient, x, weight, *statistics, True, eps, [True, True, True])
+
+
 @rule(aten._batch_norm_with_update.default, aten._batch_norm_with_update_functional.default)
 def batch_norm_with_update(
     op: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float

@@ -21,7 +21,7 @@ from graticule.tensor.running import uncut
 aten = torch.ops.aten
 
 
-@rule(aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
+@rule(aten.grid_sampler_2d.default, aten.grid_sampler_3d.default, aten.cudnn_grid_sampler.default)
 def grid_sample(op: Any, x: Tensor, grid: Tensor, *options: Any) -> Any:
     """The result is cut as the grid is, or as x where the grid is whole or x is cut along the batch or channels."""
     if x.shape[0] != grid.shape[0]:
@@ -54,6 +54,15 @@ def grid_sample_backward(op: Any, grad: Tensor, x: Tensor, grid: Tensor, *rest: 
     if wanted[1]:
         of_grid = _summed(of_grid, grid, out) if out.dim == 1 else DomainTensor(of_grid, _grid_cut(out))
     return of_x if wanted[0] else None, of_grid if wanted[1] else None
+
+
+@rule(aten.cudnn_grid_sampler_backward.default)
+def grid_sample_of_cudnn_backward(op: Any, x: Tensor, grid: Tensor, grad: Tensor) -> Any:
+    """CuDNN samples bilinearly, with zeros beyond the edges and corners aligned."""
+    bilinear, zeros = 0, 0
+    return grid_sample_backward(
+        aten.grid_sampler_2d_backward.default, grad, x, grid, bilinear, zeros, True, [True, True]
+    )
 
 
 def _output_cut(x: Tensor, grid: Tensor) -> Cut | None:

@@ -191,3 +191,23 @@ def layer_norm_backward(
 
 def _sum(t: Tensor, dims: list[int]) -> Tensor:
     return t.sum(dims) if dims else t.contiguous()
+
+
+@rule(aten._fused_rms_norm.default)
+def rms_norm(op: Any, x: Any, shape: list[int], weight: Any, eps: float | None) -> Any:
+    """What a GPU's tensors come to. Local where the cut dimension is not normalised over, else as its parts."""
+    if not isinstance(x, DomainTensor) or not are_plain(weight) or x._cut.dim >= x.dim() - len(shape):
+        return NotImplemented
+    return tuple(DomainTensor(part, x._cut) for part in op(x._local, shape, weight, eps))
+
+
+@rule(aten._fused_rms_norm_backward.default)
+def rms_norm_backward(
+    op: Any, gradient: Any, x: Any, shape: list[int], rstd: Any, weight: Any, wanted: list[bool]
+) -> Any:
+    """The gradient of the weight is a sum over the ranks."""
+    if not isinstance(x, DomainTensor) or not are_plain(weight) or x._cut.dim >= x.dim() - len(shape):
+        return NotImplemented
+    cut = x._cut
+    g = own_part(gradient, cut, x.dim()).expand_as(x._local).contiguous()
+    return _gradients(op(g, x._local, shape, own_part(rstd, cut, x.dim()), weight, wanted), wanted, cut)

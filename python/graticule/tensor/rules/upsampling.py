@@ -60,7 +60,12 @@ class _Call(NamedTuple):
         """Whether rows can be taken by themselves; ATen decides a few cases by the sizes of all dimensions."""
         if self.kind.antialias and self.after[-1] == 1 or x.numel() == 0 or not x.is_floating_point():
             return False
-        if x.device.type == "cpu" or self.kind.mode != "bicubic" and not self.kind.antialias:
+        if x.device.type == "cpu":
+            return True
+        kept = zip(self.before, self.after, self.scales, strict=True)
+        if any(n == m and scale not in (None, 1.0) for n, m, scale in kept):
+            return False
+        if self.kind.mode != "bicubic" and not self.kind.antialias:
             return True
         across = 5 - dim - 2
         return not self.kind.antialias and (self.scales[across] is None or self.before[across] != self.after[across])
