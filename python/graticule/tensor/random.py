@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,19 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graticule.domain import Domain
 from graticule.environment import check_mode
+from graticule.tensor.carried import Carried
 from graticule.tensor.cut import Cut
 
-
-class _State(threading.local):
-    generator: torch.Generator | None = None
-
-
-_state = _State()
+_generator: Carried[torch.Generator | None] = Carried("generator", None)
 
 
 def next_seed(op: Any, cut: Cut | None, generator: torch.Generator | None = None) -> int:
     """The seed of a draw. Under GRATICULE_CHECK ranks that would draw differently raise, all of them."""
-    generator = generator or _state.generator
+    generator = generator or _generator.get()
     device = "cpu" if generator is None else generator.device
     seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
     if cut is not None and check_mode():
@@ -133,8 +128,8 @@ def by_position(generator: torch.Generator | None = None) -> Iterator[None]:
         generator: gives the seeds, of cut tensors' draws too, in place of torch's default one.
 
     """
-    before = _state.generator
-    _state.generator = generator or before
+    before = _generator.get()
+    _generator.set(generator or before)
     try:
         with contextlib.ExitStack() as stack:
             if torch.cuda.is_available():
@@ -143,4 +138,4 @@ def by_position(generator: torch.Generator | None = None) -> Iterator[None]:
             stack.enter_context(_ByPosition())
             yield
     finally:
-        _state.generator = before
+        _generator.set(before)

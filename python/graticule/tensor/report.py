@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from graticule.tensor import autograd_nodes
+from graticule.tensor.carried import Carried
 
 
 @dataclasses.dataclass
@@ -32,12 +33,12 @@ class Call:
 
 class _State(threading.local):
     def __init__(self) -> None:
-        self.reports: list[Report] = []
         self.op: Any = ""
         self.modules: list[str] = []
 
 
 _state = _State()
+_reports: Carried[tuple[Report, ...]] = Carried("reports", ())
 
 
 class GatherError(RuntimeError):
@@ -94,21 +95,21 @@ def report(strict: bool = False, model: torch.nn.Module | None = None) -> Iterat
 
     # The hooks are the process's, the report is this thread's.
     def enter(module: torch.nn.Module, args: Any) -> None:
-        if found in _state.reports:
+        if found in _reports.get():
             _state.modules.append(paths.get(id(module), type(module).__name__))
 
     def leave(module: torch.nn.Module, *call: Any) -> None:
         # Arguments, those by name, and the output; of a call that failed torch leaves the second out.
-        if found in _state.reports and _state.modules:
+        if found in _reports.get() and _state.modules:
             autograd_nodes.name(call[:-1], call[-1], _state.modules.pop())
 
     before = torch.nn.modules.module.register_module_forward_pre_hook(enter)
     after = torch.nn.modules.module.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
-    _state.reports.append(found)
+    _reports.set((*_reports.get(), found))
     try:
         yield found
     finally:
-        _state.reports.remove(found)
+        _reports.set(tuple(other for other in _reports.get() if other is not found))
         before.remove()
         after.remove()
 
@@ -116,7 +117,8 @@ def report(strict: bool = False, model: torch.nn.Module | None = None) -> Iterat
 @contextlib.contextmanager
 def move(kind: str) -> Iterator[None]:
     """Records what the block sends, under the op at work."""
-    if not _state.reports:
+    reports = _reports.get()
+    if not reports:
         yield
         return
     begun, sent = time.perf_counter(), torch.ops.graticule.bytes_sent()
@@ -129,7 +131,7 @@ def move(kind: str) -> Iterator[None]:
         1e3 * (time.perf_counter() - begun),
         _line_of_model(),
     )
-    for found in _state.reports:
+    for found in reports:
         found.calls.append(call)
 
 
@@ -152,7 +154,7 @@ class operation:  # noqa: N801
 
 def refuse_gather(op: Any) -> None:
     """GatherError in a strict report."""
-    if any(found.strict for found in _state.reports):
+    if any(found.strict for found in _reports.get()):
         raise GatherError(f"{op}: no rule cuts this call, and the report is strict; called at {_line_of_model()}")
 
 
