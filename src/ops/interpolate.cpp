@@ -70,11 +70,16 @@ Resolved resolve(const at::Tensor& x, const InterpolateArguments& a, const Cut& 
     TORCH_CHECK_VALUE(!(a.antialias && dim == x.dim() - 1 && output == 1), cut.layer,
                       ": antialiased interpolation to a last dimension of 1 is wrong in PyTorch itself",
                       rank_text(domain));
-    // On an H200 with torch 2.11 the gradient of rows that keep their number was another one than the uncut layer's.
+    // On an H200 with torch 2.11 the gradient of channels_last rows was another one than the uncut layer's.
     TORCH_CHECK_NOT_IMPLEMENTED(!(keep_scale && a.mode == "nearest-exact" && !x.device().is_cpu() &&
                                   halo::memory_format(x) != at::MemoryFormat::Contiguous),
                                 cut.layer, ": mode nearest-exact by a scale factor on ", x.device(),
                                 ": expected contiguous memory or a size, got channels_last", rank_text(domain));
+    // There a GPU's kernels take rows as they are forward, but not backward, or by the sizes of all dimensions.
+    TORCH_CHECK_NOT_IMPLEMENTED(!(keep_scale && a.scale_factor[i] != 1 && input == output && !x.device().is_cpu()),
+                                cut.layer, ": a scale factor of ", a.scale_factor[i], " that keeps ", input,
+                                " rows as many, on ", x.device(), ": expected another factor or a size",
+                                rank_text(domain));
     result.size.push_back(output);
     result.scale.push_back(keep_scale ? std::optional<double>(a.scale_factor[i]) : std::nullopt);
   }

@@ -9,9 +9,19 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import pytest
 import torch
 
+from support.device import DEVICE
+
 torch.set_num_threads(1)
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
 
 SUMMARY: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Processes that run a test together draw alike."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

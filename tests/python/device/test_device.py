@@ -27,5 +27,12 @@ def test_two_cuts_times_two_of_the_batch_over_nccl():
     assert torchrun(4, WORKERS / "whole_models.py", **ON_GPU).count("exact") == 8
 
 
+@pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="the package compiles by the torch it asks for")
+@pytest.mark.parametrize("processes", [2, 3])
+def test_compiled_layers_over_nccl(processes):
+    checks = ["layers", "primitive", "unused", "model", "shapes", "export", "formats"]
+    assert "compiled" in torchrun(processes, WORKERS / "compiled.py", "nccl", *checks, **ON_GPU)
+
+
 def test_a_cut_layer_does_not_wait_for_the_device():
     assert "asynchronous" in torchrun(2, WORKERS / "asynchronous.py", **ON_GPU)

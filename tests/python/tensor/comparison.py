@@ -41,7 +41,10 @@ def _tensors(result: Any) -> list[Tensor]:
 
 def _weights(outputs: list[Tensor]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return [torch.randn(tuple(t.shape), generator=generator, dtype=torch.float64).to(t.device) for t in outputs]
+    return [
+        torch.randn(tuple(t.shape), device="cpu", generator=generator, dtype=torch.float64).to(t.device)
+        for t in outputs
+    ]
 
 
 def _differentiate(outputs: list[Tensor], gradients: bool) -> None:

@@ -37,7 +37,7 @@ ACTIVATIONS = {
 
 
 def values(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 2
+    return torch.randn(*shape, dtype=torch.float64, device="cpu", generator=torch.Generator().manual_seed(5)) * 2
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -41,8 +41,8 @@ def test_a_shallow_copy_shares_memory() -> None:
 
 
 def test_the_gradient_of_scaled_embeddings_is_plain() -> None:
-    indices = torch.randint(0, 9, (2, 7, 3), generator=torch.Generator().manual_seed(0))
-    weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    indices = torch.randint(0, 9, (2, 7, 3), device="cpu", generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(9, 4, device="cpu", generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     compare(
         lambda i, w: nn.functional.embedding(i, w, scale_grad_by_freq=True),
         Cut(indices),
@@ -72,7 +72,7 @@ def test_rows_among_others_are_copied_on_every_rank() -> None:
     """One row of other memory could be viewed where several cannot: a write would go through on one rank alone."""
 
     def body(domain: graticule.Domain) -> None:
-        memory = torch.randn(3, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        memory = torch.randn(3, 8, 5, dtype=torch.float64, device="cpu", generator=torch.Generator().manual_seed(0))
         own = memory.clone()[:, 1:2, 1:] if domain.rank == 0 else memory.clone()[:, 2:4, 1:]
         x = graticule.from_local(own, domain, dim=1)
         x.reshape(3, -1).mul_(2)

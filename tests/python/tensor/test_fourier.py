@@ -10,7 +10,7 @@ import graticule
 from support.ranks import failures
 from tensor.comparison import Cut, compare
 
-X = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+X = torch.randn(2, 3, 9, 8, device="cpu", generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def _power(z: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def test_a_part_and_an_exponent() -> None:
     compare(lambda x: torch.frexp(x)[0], Cut(X), gradients=False)
 
 
-SIGNAL = torch.randn(6, 57, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+SIGNAL = torch.randn(6, 57, device="cpu", generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 WINDOW = torch.hann_window(12, dtype=torch.float64) + 0.1
 SHORT_TIME: dict[str, Any] = {
     "plain": {"n_fft": 16, "window": torch.ones(16, dtype=torch.float64)},

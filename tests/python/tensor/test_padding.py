@@ -83,7 +83,7 @@ def test_padding_of_what_was_padded():
 def test_any_width(mode, rows, before, after, ranks):
     if mode == "circular" and max(before, after) > rows + min(before, 0) + min(after, 0):
         return
-    x = torch.randn(1, 1, rows, 3, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    x = torch.randn(1, 1, rows, 3, device="cpu", generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
 
     def function(x):
         return F.pad(x, (1, 0, before, after), mode=mode).sin()

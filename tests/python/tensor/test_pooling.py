@@ -12,7 +12,7 @@ from tensor.comparison import Cut, compare, uneven
 
 
 def values(*shape):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.randn(shape, dtype=torch.float64, device="cpu", generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def ties(*shape):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from support.device import DEVICE
 from tensor.comparison import Cut, compare
 
 Step = Callable[[Tensor], Tensor]
@@ -27,7 +28,10 @@ def _factors(n: int) -> list[int]:
 
 
 def _made(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / 2
+    return (
+        torch.randn(shape, device="cpu", generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(DEVICE)
+        / 2
+    )
 
 
 def _reshape(rng: random.Random, x: Tensor) -> Step:

@@ -38,7 +38,8 @@ def cut_tensors(draw, least_dims=1):
     dim = draw(st.integers(0, len(shape) - 1))
     shape[dim] = draw(st.integers(1, 9))
     # Halves, so that there are ties.
-    x = torch.randint(-6, 7, shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))).double() / 2
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    x = torch.randint(-6, 7, shape, device="cpu", generator=generator).double() / 2
     return x, dim
 
 
