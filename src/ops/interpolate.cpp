@@ -217,7 +217,8 @@ at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a
                               bool channels_last, const std::string& mode) {
   if (!multiplies_by_zero(x, a)) return interpolate_across_by_aten(x, a, to, cut);
   at::Tensor result = x;
-  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+  // The last dimension first, where a value costs most: mostly there will be more of them.
+  for (int64_t dim = x.dim() - 1; dim >= 2; --dim) {
     const int64_t before = x.size(dim);
     const int64_t after = to.size[dim - 2];
     if (dim == cut.dim || keeps_alone(mode, before, after)) continue;
