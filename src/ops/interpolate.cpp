@@ -15,6 +15,7 @@
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/rows/resampling.hpp"
 #include "ops/cut_checks.hpp"
+#include "ops/resample.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -31,6 +32,10 @@ constexpr std::array<std::string_view, 7> modes{"nearest",  "nearest-exact", "ar
                                                 "bilinear", "bicubic",       "trilinear"};
 constexpr std::array<std::string_view, 7> mode_dimensions{"345", "345", "345", "3", "4", "4", "5"};  // of tensors
 
+bool is_weighted(const InterpolateArguments& a) {
+  return a.mode != "nearest" && a.mode != "nearest-exact" && a.mode != "area";
+}
+
 void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
   const std::string who = rank_text(domain);
   const size_t dims = x.dim() - 2;
@@ -41,9 +46,8 @@ void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const C
   const std::string_view dimensions = mode_dimensions[known - modes.begin()];
   TORCH_CHECK_VALUE(dimensions.find(static_cast<char>('0' + x.dim())) != std::string_view::npos, cut.layer, ": mode ",
                     a.mode, " takes no tensor of ", x.dim(), " dimensions", who);
-  const bool weighted = a.mode != "nearest" && a.mode != "nearest-exact" && a.mode != "area";
-  TORCH_CHECK_VALUE(weighted || !a.align_corners.has_value(), cut.layer, ": mode ", a.mode, " takes no align_corners",
-                    who);
+  TORCH_CHECK_VALUE(is_weighted(a) || !a.align_corners.has_value(), cut.layer, ": mode ", a.mode,
+                    " takes no align_corners", who);
   TORCH_CHECK_VALUE(!a.antialias || a.mode == "bilinear" || a.mode == "bicubic", cut.layer,
                     ": antialias goes with modes bilinear and bicubic, got ", a.mode, who);
   TORCH_CHECK_VALUE(a.size.empty() != a.scale_factor.empty(), cut.layer,
@@ -113,10 +117,28 @@ at::Tensor aten_interpolate(const at::Tensor& x, const InterpolateArguments& a, 
                      : at::upsample_bicubic2d(x, size, align, s[0], s[1]);
 }
 
+// Of the whole tensor.
+int64_t rows_before(const at::Tensor& x, const Cut& cut, int64_t dim) {
+  return dim == cut.dim ? cut.in_offsets.back() : x.size(dim);
+}
+
+// ATen's bicubic backward copies where no size changes, whatever the scale factors; its forward does not.
+bool copies_gradient(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+  if (a.mode != "bicubic" || a.antialias) return false;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    if (to.size[dim - 2] != rows_before(x, cut, dim)) return false;
+  }
+  return true;
+}
+
 std::string row_mode(const InterpolateArguments& a) {
   if (a.mode == "bilinear") return a.antialias ? "linear-antialias" : "linear";
   if (a.mode == "bicubic") return a.antialias ? "cubic-antialias" : "cubic";
   return a.mode == "trilinear" ? "linear" : a.mode;
+}
+
+std::string row_mode(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+  return copies_gradient(x, a, to, cut) ? "cubic-copied-back" : row_mode(a);
 }
 
 // One dimension interpolated by a matrix of ATen's weights. For the few cases in which ATen's own kernels decide by the
@@ -138,7 +160,8 @@ at::Tensor interpolate_by_matrix(const at::Tensor& x, int64_t dim, const Interpo
 }
 
 // Across the cut: this rank's rows as they are, the other dimensions interpolated.
-at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+at::Tensor interpolate_across_by_aten(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to,
+                                      const Cut& cut) {
   Ints size = to.size;
   Scales scale = to.scale;
   size[cut.dim - 2] = x.size(cut.dim);
@@ -167,24 +190,56 @@ at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a
   return result;
 }
 
-at::Tensor interpolate_along(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
-                             bool channels_last, const rows::Partition& output) {
+struct RowsCall {
+  std::string mode;
+  std::optional<double> scale;
+  Ints before, after;  // offsets
+  int64_t dim;
+  std::string group;  // "": rows that are not cut
+};
+
+at::Tensor resample_rows(const at::Tensor& x, const RowsCall& call, const InterpolateArguments& a, bool channels_last,
+                         const std::string& layer) {
   static const auto op =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("graticule::resample_rows", "")
           .typed<at::Tensor(const at::Tensor&, c10::string_view, bool, std::optional<double>, bool, at::IntArrayRef,
                             at::IntArrayRef, int64_t, c10::string_view, c10::string_view)>();
-  return op.call(x, row_mode(a), a.align_corners.value_or(false), to.scale[cut.dim - 2], channels_last, cut.in_offsets,
-                 output.offsets(), cut.dim, cut.group, cut.layer);
+  return op.call(x, call.mode, a.align_corners.value_or(false), call.scale, channels_last, call.before, call.after,
+                 call.dim, call.group, layer);
 }
 
-// ATen's bicubic backward copies where no size changes, whatever the scale factors; its forward does not.
-bool copies_gradient(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
-  if (a.mode != "bicubic" || a.antialias) return false;
-  for (int64_t dim = 2; dim < x.dim(); ++dim) {
-    if (to.size[dim - 2] != (dim == cut.dim ? cut.in_offsets.back() : x.size(dim))) return false;
+// ATen multiplies by zero in a dimension that keeps its size, the cut one or another, and would do so for the rows of a
+// shard where the whole tensor's change: what is infinite would no longer be. So it is not asked where it multiplies.
+bool multiplies_by_zero(const at::Tensor& x, const InterpolateArguments& a) {
+  return is_weighted(a) && (has_cpu_loops(x) || x.is_meta());
+}
+
+// A dimension of the same size that linear interpolation leaves alone: the zeros are multiplied by along the cut.
+bool keeps_alone(const std::string& mode, int64_t before, int64_t after) { return mode == "linear" && before == after; }
+
+at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
+                              bool channels_last, const std::string& mode) {
+  if (!multiplies_by_zero(x, a)) return interpolate_across_by_aten(x, a, to, cut);
+  at::Tensor result = x;
+  // The last dimension first, where a value costs most: mostly there will be more of them.
+  for (int64_t dim = x.dim() - 1; dim >= 2; --dim) {
+    const int64_t before = x.size(dim);
+    const int64_t after = to.size[dim - 2];
+    if (dim == cut.dim || keeps_alone(mode, before, after)) continue;
+    const RowsCall call{mode, to.scale[dim - 2], {0, before}, {0, after}, dim, ""};
+    result = resample_rows(result, call, a, channels_last, cut.layer);
   }
-  return true;
+  return result;
+}
+
+std::string mode_along(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
+                       const std::string& mode) {
+  bool alone = false;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    alone = alone || (dim != cut.dim && keeps_alone(mode, x.size(dim), to.size[dim - 2]));
+  }
+  return alone && multiplies_by_zero(x, a) ? "linear-with-zeros" : mode;
 }
 
 at::ScalarType ask_aten_type(const at::Tensor& x, const InterpolateArguments& a) {
@@ -223,17 +278,19 @@ at::Tensor interpolate_plane(const at::Tensor& x, const InterpolateArguments& a,
                              .typed<at::Tensor(const at::Tensor&, c10::string_view, bool, std::optional<double>,
                                                at::IntArrayRef, std::optional<double>, bool, at::IntArrayRef,
                                                at::IntArrayRef, c10::string_view, c10::string_view)>();
-  return op.call(x, row_mode(a), a.align_corners.value_or(false), to.scale[0], {x.size(3), to.size[1]}, to.scale[1],
-                 channels_last, cut.in_offsets, output.offsets(), cut.group, cut.layer);
+  return op.call(x, row_mode(x, a, to, cut), a.align_corners.value_or(false), to.scale[0], {x.size(3), to.size[1]},
+                 to.scale[1], channels_last, cut.in_offsets, output.offsets(), cut.group, cut.layer);
 }
 
 // Rows and columns one after the other, the dimension first that makes less of it.
 at::Tensor interpolate_in_two(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
                               bool channels_last, const rows::Partition& output) {
-  if (to.size[cut.dim - 2] < cut.in_offsets.back()) {
-    return interpolate_across(interpolate_along(x, a, to, cut, channels_last, output), a, to, cut);
-  }
-  return interpolate_along(interpolate_across(x, a, to, cut), a, to, cut, channels_last, output);
+  const std::string mode = row_mode(x, a, to, cut);
+  const RowsCall rows{
+      mode_along(x, a, to, cut, mode), to.scale[cut.dim - 2], cut.in_offsets, output.offsets(), cut.dim, cut.group};
+  const auto along = [&](const at::Tensor& t) { return resample_rows(t, rows, a, channels_last, cut.layer); };
+  const auto across = [&](const at::Tensor& t) { return interpolate_across(t, a, to, cut, channels_last, mode); };
+  return to.size[cut.dim - 2] < cut.in_offsets.back() ? across(along(x)) : along(across(x));
 }
 
 }  // namespace
@@ -251,8 +308,7 @@ at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const
   const auto format = halo::memory_format(x);
   const bool channels_last = format != at::MemoryFormat::Contiguous;
   const bool plane = x.device().is_cpu() && x.dim() == 4 && cut.dim == 2;
-  at::Tensor result = (plane ? interpolate_plane : interpolate_in_two)(input, a, to, cut, channels_last, output);
-  if (copies_gradient(x, a, to, cut)) result = input + (result - input).detach();
+  const at::Tensor result = (plane ? interpolate_plane : interpolate_in_two)(input, a, to, cut, channels_last, output);
   // ATen's three-dimensional area pooling gives a contiguous tensor, whatever it is given.
   const bool loses_format = a.mode == "area" && x.dim() == 5;
   return result.to(type).contiguous(loses_format ? at::MemoryFormat::Contiguous : format);

@@ -28,6 +28,10 @@ inline bool has_cpu_loops(const at::Tensor& t) {
 at::Tensor resample_on_cpu(const at::Tensor& t, const Resampling& resampling, at::MemoryFormat format,
                            const ResampleCall& call);
 
+/// The same along a dimension that is not cut, by a plan of one rank: no message.
+at::Tensor resample_uncut_on_cpu(const at::Tensor& t, const Resampling& resampling, at::MemoryFormat format,
+                                 int64_t dim);
+
 /// The same by ATen's operations, on any device, in t's memory format; rows alone.
 at::Tensor resample_by_selection(const at::Tensor& t, const Resampling& resampling, const ResampleCall& call);
 

@@ -2,6 +2,8 @@
 #include <ATen/Dispatch.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "graticule/halo/exchange.hpp"
@@ -259,9 +261,22 @@ void run_lines(const Resampling& r, const Source<T>& source, int64_t outer, T* r
   for_tasks(outer, work, [&](int64_t begin, int64_t end) { LinePass<T>(r, source, result).run(begin, end); });
 }
 
+using Outside = std::optional<halo::Gather>;
+
+// What other ranks sent, in tensors that keep it alive.
 template <typename T>
-void resample(const at::Tensor& t, halo::Gather& outside, at::Tensor& result, const Resampling& r,
-              at::MemoryFormat format, int64_t dim) {
+std::vector<at::Tensor> receive(Outside& outside, Source<T>& source, const Resampling& r, at::MemoryFormat format) {
+  if (!outside.has_value()) return {};
+  std::vector<at::Tensor> halos = outside->finish_parts();
+  for (at::Tensor& halo : halos) halo = halo.contiguous(format);
+  source.before = {halos[0].const_data_ptr<T>(), r.outside->result(0)};
+  source.after = {halos[1].const_data_ptr<T>(), r.outside->result(1)};
+  return halos;
+}
+
+template <typename T>
+void resample(const at::Tensor& t, Outside& outside, at::Tensor& result, const Resampling& r, at::MemoryFormat format,
+              int64_t dim) {
   const Geometry from = geometry_of(t, dim, format);
   Geometry to = from;
   if (r.has_columns) to.columns = r.columns.size();
@@ -269,13 +284,18 @@ void resample(const at::Tensor& t, halo::Gather& outside, at::Tensor& result, co
   Source<T> source{{}, {t.const_data_ptr<T>(), r.own()}, {}, from.inner()};
   const bool as_lines = !r.has_columns && from.inner() < shortest_row;
   if (!as_lines) run_rows(r, source, from, to, data, r.early);
-  std::vector<at::Tensor> halos = outside.finish_parts();
-  for (at::Tensor& halo : halos) halo = halo.contiguous(format);
-  source.before = {halos[0].const_data_ptr<T>(), r.outside->result(0)};
-  source.after = {halos[1].const_data_ptr<T>(), r.outside->result(1)};
+  const std::vector<at::Tensor> halos = receive(outside, source, r, format);
   if (as_lines) return run_lines(r, source, from.outer, data);
   run_rows(r, source, from, to, data, {0, r.early.begin});
   run_rows(r, source, from, to, data, {r.early.end, r.rows.size()});
+}
+
+at::Tensor resample_from(const at::Tensor& t, Outside& outside, const Resampling& r, at::MemoryFormat format,
+                         int64_t dim) {
+  at::Tensor result = at::empty(resampled_sizes(t.sizes(), r, dim), t.options().memory_format(format));
+  AT_DISPATCH_FLOATING_TYPES(t.scalar_type(), "resample",
+                             [&] { resample<scalar_t>(t, outside, result, r, format, dim); });
+  return result;
 }
 
 }  // namespace
@@ -290,12 +310,14 @@ std::vector<int64_t> resampled_sizes(at::IntArrayRef sizes, const Resampling& r,
 at::Tensor resample_on_cpu(const at::Tensor& tensor, const Resampling& r, at::MemoryFormat format,
                            const ResampleCall& call) {
   const at::Tensor t = tensor.contiguous(format);
-  halo::Gather outside(t, r.outside, {call.dim}, call.domain, call.layer, r.facts);
-  outside.keep_moving();
-  at::Tensor result = at::empty(resampled_sizes(t.sizes(), r, call.dim), t.options().memory_format(format));
-  AT_DISPATCH_FLOATING_TYPES(t.scalar_type(), "resample",
-                             [&] { resample<scalar_t>(t, outside, result, r, format, call.dim); });
-  return result;
+  Outside outside(std::in_place, t, r.outside, halo::Layout{call.dim}, call.domain, call.layer, r.facts);
+  outside->keep_moving();
+  return resample_from(t, outside, r, format, call.dim);
+}
+
+at::Tensor resample_uncut_on_cpu(const at::Tensor& t, const Resampling& r, at::MemoryFormat format, int64_t dim) {
+  Outside nothing;
+  return resample_from(t.contiguous(format), nothing, r, format, dim);
 }
 
 }  // namespace graticule::ops

@@ -1,6 +1,7 @@
 // graticule::resample_rows and graticule::resample_rows_adjoint: interpolation along the cut dimension as a weighted
 // sum of rows, each op the other's derivative. graticule::resample_plane and graticule::resample_plane_adjoint: along
-// rows, the cut dimension 2 of four, and columns in one pass, on the CPU in float32 and float64.
+// rows, the cut dimension 2 of four, and columns in one pass, on the CPU in float32 and float64. The group "" is for
+// rows that are not cut, all of which every rank has: on the CPU, without a message.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -31,6 +32,7 @@ struct Arguments {
   std::string group, layer;
 
   [[nodiscard]] bool plane() const { return !across.empty(); }
+  [[nodiscard]] bool uncut() const { return group.empty(); }
 };
 
 std::shared_ptr<const ResamplingPlan> find_plan(const at::Tensor& t, const Arguments& a, int rank) {
@@ -52,7 +54,15 @@ void check_plane(const at::Tensor& t, const Arguments& a, bool adjoint) {
                     t.sizes());
 }
 
+at::Tensor resample_uncut(const at::Tensor& t, const Arguments& a, bool adjoint) {
+  TORCH_CHECK(has_cpu_loops(t), a.layer, ": rows that are not cut are resampled on the CPU in float32 or float64, got ",
+              t.scalar_type(), " on ", t.device());
+  const auto plan = find_plan(t, a, 0);
+  return resample_uncut_on_cpu(t, adjoint ? plan->adjoint : plan->forward, format_of(t, a), a.dim);
+}
+
 at::Tensor resample(const at::Tensor& t, const Arguments& a, bool adjoint) {
+  if (a.uncut()) return resample_uncut(t, a, adjoint);
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   check_plane(t, a, adjoint);
   const auto plan = find_plan(t, a, domain.rank());
@@ -67,7 +77,7 @@ at::Tensor resample(const at::Tensor& t, const Arguments& a, bool adjoint) {
 at::Tensor meta(const at::Tensor& t, const Arguments& a, bool adjoint) {
   check_plane(t, a, adjoint);
   const std::vector<int64_t>& offsets = adjoint ? a.in_offsets : a.out_offsets;
-  const int rank = comm::Domain::from_group_name(a.group).rank();
+  const int rank = a.uncut() ? 0 : comm::Domain::from_group_name(a.group).rank();
   std::vector<int64_t> sizes = t.sizes().vec();
   sizes[a.dim] = rows::Partition(offsets).interval(rank).size();
   if (a.plane()) sizes[3] = a.across[adjoint ? 0 : 1];

@@ -71,8 +71,8 @@ std::vector<Taps<double>> nearest_adjoint_taps(const ResamplingKey& key, int64_t
 }
 
 rows::Resampling kind_of(const std::string& mode) {
-  if (mode == "linear") return rows::Resampling::linear;
-  if (mode == "cubic") return rows::Resampling::cubic;
+  if (mode == "linear" || mode == "linear-with-zeros") return rows::Resampling::linear;
+  if (mode == "cubic" || mode == "cubic-copied-back") return rows::Resampling::cubic;
   if (mode == "linear-antialias") return rows::Resampling::linear_antialias;
   if (mode == "cubic-antialias") return rows::Resampling::cubic_antialias;
   TORCH_CHECK_VALUE(mode == "area", "unknown interpolation ", mode);
@@ -98,11 +98,10 @@ Taps<double> taps_in(rows::Resampling kind, const rows::ResamplingGrid& grid, in
   return {taps.rows, std::vector<double>(taps.weights.begin(), taps.weights.end())};
 }
 
-std::vector<Taps<double>> weighted_taps(const ResamplingKey& key, int64_t input, int64_t output, bool fused) {
+std::vector<Taps<double>> weighted_taps(const ResamplingKey& key, const rows::ResamplingGrid& grid) {
   const rows::Resampling kind = kind_of(key.mode);
-  const rows::ResamplingGrid grid{input, output, key.align_corners, key.scale, fused};
   std::vector<Taps<double>> result;
-  for (int64_t row = 0; row < output; ++row) {
+  for (int64_t row = 0; row < grid.output; ++row) {
     result.push_back(key.wide ? taps_in<double>(kind, grid, row) : taps_in<float>(kind, grid, row));
   }
   return result;
@@ -114,29 +113,70 @@ std::vector<Taps<double>> identity_taps(int64_t rows) {
   return result;
 }
 
-// Of the dimension that the key calls cut.
-AxisTaps axis_taps(const ResamplingKey& key, int64_t input, int64_t output, at::Device device) {
-  const bool nearest = key.mode == "nearest" || key.mode == "nearest-exact";
-  const bool antialias = key.mode == "linear-antialias" || key.mode == "cubic-antialias";
-  AxisTaps taps;
-  if (nearest) {
-    taps.forward = nearest_taps(key, input, output, device);
-    taps.adjoint = device.is_cpu() ? nearest_adjoint_taps(key, input, output) : taps.forward;
-  } else {
-    // The antialiased kernels of the CPU round the middle of an output row before they use it.
-    const bool fuses = !device.is_cpu() || (kernels_fuse() && !antialias);
-    // ATen's bicubic backward on the CPU is none of the kernels that are compiled for several instruction sets.
-    const bool adjoint_fuses = device.is_cpu() && key.mode == "cubic" ? base_fuses : fuses;
-    taps.forward = weighted_taps(key, input, output, fuses);
-    taps.adjoint = adjoint_fuses == fuses ? taps.forward : weighted_taps(key, input, output, adjoint_fuses);
+// Every source of a row is multiplied by zero too.
+std::vector<Taps<double>> with_zeros(std::vector<Taps<double>> taps) {
+  for (Taps<double>& row : taps) {
+    const Taps<double> given = row;
+    for (const int64_t source : given.rows) {
+      bool there = false;
+      for (size_t i = 0; i < row.rows.size(); ++i) there = there || (row.rows[i] == source && row.weights[i] == 0);
+      if (there) continue;
+      row.rows.push_back(source);
+      row.weights.push_back(0);
+    }
   }
+  return taps;
+}
+
+AxisTaps cpu_taps(const ResamplingKey& key, int64_t input, int64_t output) {
+  const bool antialias = key.mode == "linear-antialias" || key.mode == "cubic-antialias";
+  rows::ResamplingGrid grid{input, output, key.align_corners, key.scale};
+  // The antialiased kernels round the middle of an output row before they use it.
+  grid.fused = kernels_fuse() && !antialias;
+  grid.fused_weights = kernels_fuse();
+  grid.narrow_floor = true;
+  AxisTaps taps;
+  taps.forward = taps.adjoint = weighted_taps(key, grid);
+  if (key.mode == "cubic") {
+    // ATen's bicubic backward is none of the kernels that are compiled for several instruction sets.
+    grid.fused = grid.fused_weights = base_fuses;
+    grid.unbound_fraction = true;
+    taps.adjoint = weighted_taps(key, grid);
+  }
+  if (key.mode == "cubic-copied-back") taps.adjoint = identity_taps(output);
+  if (key.mode == "linear-with-zeros") taps.forward = taps.adjoint = with_zeros(std::move(taps.forward));
   if (antialias && input == output) taps.forward = identity_taps(output);
   return taps;
+}
+
+AxisTaps taps_elsewhere(const ResamplingKey& key, int64_t input, int64_t output) {
+  AxisTaps taps;
+  taps.forward = taps.adjoint = weighted_taps(key, {input, output, key.align_corners, key.scale, true, true});
+  const bool antialias = key.mode == "linear-antialias" || key.mode == "cubic-antialias";
+  if (key.mode == "cubic-copied-back") taps.adjoint = identity_taps(output);
+  if (input == output && (antialias || key.mode == "linear")) taps.forward = identity_taps(output);
+  if (input == output && key.mode == "linear") taps.adjoint = identity_taps(output);
+  return taps;
+}
+
+// Of the dimension that the key calls cut.
+AxisTaps axis_taps(const ResamplingKey& key, int64_t input, int64_t output, at::Device device) {
+  if (key.mode == "nearest" || key.mode == "nearest-exact") {
+    AxisTaps taps;
+    taps.forward = nearest_taps(key, input, output, device);
+    taps.adjoint = device.is_cpu() ? nearest_adjoint_taps(key, input, output) : taps.forward;
+    return taps;
+  }
+  return device.is_cpu() ? cpu_taps(key, input, output) : taps_elsewhere(key, input, output);
 }
 
 AxisTaps column_taps(ResamplingKey key, const Across& across, at::Device device) {
   key.dim = 3;
   key.scale = across.scale;
+  if (key.mode == "linear-with-zeros") {
+    const std::vector<Taps<double>> kept = identity_taps(across.output);
+    return {kept, kept};
+  }
   return axis_taps(key, across.input, across.output, device);
 }
 
@@ -236,8 +276,10 @@ void add_columns(Resampling& r, ResampleTable columns, int64_t source_width, con
   r.columns = std::move(columns);
 }
 
-ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const Partition& output, int rank,
+ResamplingPlan make_plan(ResamplingKey key, const Partition& input, const Partition& output, int rank,
                          at::Device device) {
+  const bool keeps_columns = key.across.has_value() && key.across->input == key.across->output;
+  if (key.mode == "linear" && keeps_columns) key.mode = "linear-with-zeros";
   const AxisTaps taps = axis_taps(key, input.rows(), output.rows(), device);
   ResamplingPlan plan{
       make_rows(table_of(taps.forward, output.interval(rank)), forward_needs(taps.forward, output), input, rank,
@@ -255,8 +297,9 @@ ResamplingPlan make_plan(const ResamplingKey& key, const Partition& input, const
 }
 
 int64_t number_of(std::string_view mode) {
-  static constexpr std::array<std::string_view, 7> modes{"nearest",          "nearest-exact",   "linear", "cubic",
-                                                         "linear-antialias", "cubic-antialias", "area"};
+  static constexpr std::array<std::string_view, 9> modes{"nearest",           "nearest-exact",   "linear",
+                                                         "linear-with-zeros", "cubic",           "cubic-copied-back",
+                                                         "linear-antialias",  "cubic-antialias", "area"};
   return std::find(modes.begin(), modes.end(), mode) - modes.begin();
 }
 

@@ -24,7 +24,9 @@ struct Across {
 
 /// What names an interpolation along the cut dimension, and across it where `across` is given (four dimensions, the cut
 /// one is number 2). `mode` is torch.nn.functional.interpolate's, without the number of dimensions: nearest,
-/// nearest-exact, linear, cubic, linear-antialias, cubic-antialias or area.
+/// nearest-exact, linear, cubic, linear-antialias, cubic-antialias or area. Or linear-with-zeros, which multiplies
+/// every source by zero too, as ATen does where another dimension keeps its size; or cubic-copied-back, whose adjoint
+/// copies.
 struct ResamplingKey {
   std::string mode;
   bool align_corners = false;

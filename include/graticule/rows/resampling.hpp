@@ -34,13 +34,19 @@ struct Taps {
 
 /// The numbers an interpolation is made of. `scale` is the scale factor where the caller gave one that is to be used
 /// as it is (output size over input size otherwise). `fused` tells whether the kernels that are followed multiply and
-/// subtract with one rounding, as compilers make of the formula where the instruction set can.
+/// subtract with one rounding, as compilers make of the formula where the instruction set can, and `fused_weights` the
+/// same of the cubic kernel: by their roundings a weight is zero or is not. `narrow_floor` tells
+/// whether they round a coordinate to float before they round it down, and `unbound_fraction` whether what is left
+/// may then be less than zero.
 struct ResamplingGrid {
   int64_t input = 1;
   int64_t output = 1;
   bool align_corners = false;
   std::optional<double> scale;
   bool fused = false;
+  bool fused_weights = false;
+  bool narrow_floor = false;
+  bool unbound_fraction = false;
 };
 
 /// Input rows per output row.
@@ -65,33 +71,67 @@ Real source_coordinate(const ResamplingGrid& g, int64_t row) {
 }
 
 template <typename Real>
+int64_t row_below(const ResamplingGrid& g, Real at) {
+  const Real rounded = g.narrow_floor ? static_cast<Real>(static_cast<float>(at)) : at;
+  return std::min(static_cast<int64_t>(std::floor(rounded)), g.input - 1);
+}
+
+template <typename Real>
+Real fraction_above(const ResamplingGrid& g, Real at, int64_t row) {
+  const Real fraction = at - static_cast<Real>(row);
+  return g.unbound_fraction ? fraction : std::clamp(fraction, Real(0), Real(1));
+}
+
+// Taps of weight zero are taps: zero times infinity is not zero.
+template <typename Real>
 Taps<Real> linear_taps(const ResamplingGrid& g, int64_t row) {
-  if (g.input == g.output) return {{row}, {Real(1)}};
+  if (g.input == g.output) return {{row, row}, {Real(1), Real(0)}};
   const Real at = std::max(source_coordinate<Real>(g, row), Real(0));
-  const int64_t first = std::min(static_cast<int64_t>(at), g.input - 1);
-  const Real fraction = std::clamp(at - static_cast<Real>(first), Real(0), Real(1));
+  const int64_t first = row_below(g, at);
+  const Real fraction = fraction_above(g, at, first);
   return {{first, std::min(first + 1, g.input - 1)}, {Real(1) - fraction, fraction}};
 }
 
-// Keys' cubic convolution kernel (1981) at distance x.
 template <typename Real>
-Real cubic_kernel(Real x, Real a) {
+Real multiply_add(Real x, Real y, Real z, bool fused) {
+  if (fused) return std::fma(x, y, z);
+  const volatile Real product = x * y;
+  return product + z;
+}
+
+// Keys' cubic convolution kernel (1981) at distance x up to 1, and from there up to 2. Which weights are zero depends
+// on the order in which they are rounded: it is ATen's.
+template <typename Real>
+Real cubic_near(Real x, Real a, bool fused) {
+  const Real slope = multiply_add(a + Real(2), x, -(a + Real(3)), fused);
+  return multiply_add(slope * x, x, Real(1), fused);
+}
+
+template <typename Real>
+Real cubic_far(Real x, Real a, bool fused) {
+  const Real square = multiply_add(multiply_add(a, x, Real(-5) * a, fused), x, Real(8) * a, fused);
+  return multiply_add(square, x, Real(-4) * a, fused);
+}
+
+template <typename Real>
+Real cubic_kernel(Real x, Real a, bool fused) {
   x = std::abs(x);
-  if (x < Real(1)) return ((a + Real(2)) * x - (a + Real(3))) * x * x + Real(1);
-  if (x < Real(2)) return ((a * x - Real(5) * a) * x + Real(8) * a) * x - Real(4) * a;
-  return Real(0);
+  if (x < Real(1)) return cubic_near(x, a, fused);
+  return x < Real(2) ? cubic_far(x, a, fused) : Real(0);
 }
 
 template <typename Real>
 Taps<Real> cubic_taps(const ResamplingGrid& g, int64_t row) {
   const Real at = source_coordinate<Real>(g, row);
-  const int64_t first = std::min(static_cast<int64_t>(std::floor(at)), g.input - 1);
-  const Real fraction = std::clamp(at - static_cast<Real>(first), Real(0), Real(1));
-  Taps<Real> taps;
-  for (int64_t j = -1; j <= 2; ++j) {
-    taps.rows.push_back(std::clamp<int64_t>(first + j, 0, g.input - 1));
-    taps.weights.push_back(cubic_kernel(fraction - static_cast<Real>(j), Real(-0.75)));
-  }
+  const int64_t first = row_below(g, at);
+  const Real before = fraction_above(g, at, first);
+  const Real after = Real(1) - before;
+  const Real a(-0.75);
+  const bool fused = g.fused_weights;
+  Taps<Real> taps{{},
+                  {cubic_far(before + Real(1), a, fused), cubic_near(before, a, fused), cubic_near(after, a, fused),
+                   cubic_far(after + Real(1), a, fused)}};
+  for (int64_t j = -1; j <= 2; ++j) taps.rows.push_back(std::clamp<int64_t>(first + j, 0, g.input - 1));
   return taps;
 }
 
@@ -105,8 +145,8 @@ Taps<Real> antialias_taps(const ResamplingGrid& g, int64_t row, bool cubic) {
   const Real center = step * middle;
   const Real low = g.fused ? std::fma(step, middle, -support) : center - support;
   const Real high = g.fused ? std::fma(step, middle, support) : center + support;
-  const int64_t begin = std::max<int64_t>(static_cast<int64_t>(low + Real(0.5)), 0);
-  const int64_t end = std::min<int64_t>(static_cast<int64_t>(high + Real(0.5)), g.input);
+  const int64_t begin = std::max<int64_t>(static_cast<int64_t>(low + 0.5), 0);
+  const int64_t end = std::min<int64_t>(static_cast<int64_t>(high + 0.5), g.input);
   const int64_t most = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
   const int64_t count = std::clamp<int64_t>(end - begin, 0, most);
   Taps<Real> taps;
@@ -114,8 +154,8 @@ Taps<Real> antialias_taps(const ResamplingGrid& g, int64_t row, bool cubic) {
   for (int64_t j = 0; j < count; ++j) {
     const Real from_center = g.fused ? static_cast<Real>(j) + std::fma(-step, middle, static_cast<Real>(begin))
                                      : static_cast<Real>(j + begin) - center;
-    const Real x = (from_center + Real(0.5)) * inverse;
-    const Real weight = cubic ? cubic_kernel(x, Real(-0.5)) : std::max(Real(1) - std::abs(x), Real(0));
+    const Real x = static_cast<Real>((from_center + 0.5) * inverse);
+    const Real weight = cubic ? cubic_kernel(x, Real(-0.5), g.fused_weights) : std::max(Real(1) - std::abs(x), Real(0));
     taps.rows.push_back(begin + j);
     taps.weights.push_back(weight);
     total += weight;

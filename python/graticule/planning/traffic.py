@@ -88,10 +88,14 @@ def _resampled(a: dict[str, Any], rank: int) -> list[Interval]:
 
 
 def _resample(a: dict[str, Any], rank: int) -> int:
+    if not a["group"]:
+        return 0  # of rows that are not cut
     return _sent(a["in_offsets"], _resampled(a, rank), rank) * _row_bytes(a["x"], a.get("dim", 2))
 
 
 def _resample_adjoint(a: dict[str, Any], rank: int) -> int:
+    if not a["group"]:
+        return 0
     return _received(a["in_offsets"], _resampled(a, rank), rank) * _row_bytes(a["g"], a.get("dim", 2))
 
 

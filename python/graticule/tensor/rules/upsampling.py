@@ -162,22 +162,33 @@ def _plane_adjoint(op: Any, call: _Call, grad: Tensor, cut: Cut, out: Cut, shape
 
 
 def _adjoint_in_two(op: Any, call: _Call, grad: Tensor, cut: Cut, out: Cut, shape: list[int], options: Any) -> Tensor:
-    """Along the cut, then across it by ATen: there the cut dimension stays as it is."""
-    i = cut.dim - (grad.dim() - len(call.after))
-    rows = _ops.resample_rows_adjoint(
-        grad,
-        call.kind.row_mode,
-        call.align,
-        call.scales[i],
-        not grad.is_contiguous(),
-        cut.offsets,
-        out.offsets,
-        cut.dim,
-        cut.domain.group_name,
-        "interpolate",
+    """Along the cut, then across it: there the cut dimension stays as it is."""
+    first = grad.dim() - len(call.after)
+    mode = call.kind.row_mode
+    # Weights of zero count: in a dimension that keeps its size, and none where the cut one is to keep it.
+    by_one = grad.device.type == "cpu" and mode == "linear"
+    across = [i for i in range(len(call.after)) if i != cut.dim - first]
+    alone = by_one and any(call.before[i] == call.after[i] for i in across)
+
+    def adjoint(t: Tensor, i: int, mode: str, cut: list[int], out: list[int], group: str) -> Tensor:
+        return _ops.resample_rows_adjoint(
+            t, mode, call.align, call.scales[i], not grad.is_contiguous(), cut, out, first + i, group, "interpolate"
+        )
+
+    rows = adjoint(
+        grad, cut.dim - first, "linear-with-zeros" if alone else mode, cut.offsets, out.offsets, cut.domain.group_name
     )
+    if not by_one:
+        return _across_by_aten(op, call, rows, cut, shape)
+    for i in across:
+        if call.before[i] != call.after[i]:
+            rows = adjoint(rows, i, mode, [0, call.before[i]], [0, call.after[i]], "")
+    return rows
+
+
+def _across_by_aten(op: Any, call: _Call, rows: Tensor, cut: Cut, shape: list[int]) -> Tensor:
     sizes = with_rows(shape, cut.dim, cut.own)
-    factors = with_rows(call.scales, i, None)  # type: ignore[arg-type]
+    factors = with_rows(call.scales, cut.dim - (rows.dim() - len(call.after)), None)  # type: ignore[arg-type]
     if list(rows.shape) == sizes and not any(s is not None for s in factors):
         return rows
     if rows.numel() == 0:
