@@ -74,10 +74,10 @@ bench-smoke: bench-programs
 	$(VENV)/bin/python -m benchmarks --smoke --out build/bench/smoke $(BENCH_FLAGS)
 
 # Ratios of a run beside the stored ones, peak memory with the layers' times; of an earlier run, where BENCH_CSV names its
-# folder, or layers.csv in it.
+# folder, or layers.csv in it; CHECK_FLAGS=--partial: of a run of some rows or parts, only what it has.
 bench-check: $(if $(BENCH_CSV),,bench-programs)
 	$(if $(BENCH_CSV),,$(VENV)/bin/python -m benchmarks --parts layer_times,tiny,dispatch,traffic,halo_exchange $(BENCH_FLAGS))
-	$(VENV)/bin/python -m benchmarks.check $(or $(BENCH_CSV),build/bench)
+	$(VENV)/bin/python -m benchmarks.check $(CHECK_FLAGS) $(or $(BENCH_CSV),build/bench)
 
 bench-programs:
 	$(MAKE) build CMAKE_FLAGS="$(CMAKE_FLAGS) -DGRATICULE_BUILD_BENCHMARKS=ON"

@@ -66,7 +66,7 @@ def main() -> None:
     if given.smoke:
         print("smoke mode: the numbers mean nothing\n")
     publish = given.publish and given.ranks == 2 and not (given.rows or given.parts or given.smoke or given.full)
-    print(report(given.out, publish, judge=not given.smoke))
+    print(report(given.out, publish, judge=not given.smoke, ranks=given.ranks))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A ratio is WORSE when it moved by more than the margin of its kind (benchmarks/stored.py) and the noise, the larger of
 the two runs'. At most NOISE_CAP of noise counts: where more of it could explain the move, the ratio is NOISY, and to be
-measured again. A stored ratio that the run lacks is MISSING: what is not measured is not checked. All three fail.
+measured again. A stored ratio that the run lacks is MISSING: what is not measured is not checked. All three fail, but
+MISSING not with --partial.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def load(run: pathlib.Path) -> Records:
     """The ratios of a run's folder, or of the folder in which its layers.csv lies. FileNotFoundError: neither."""
     folder = run.parent if run.name == "layers.csv" else run
     if not folder.is_dir():
-        raise FileNotFoundError(f"{run} is neither a folder of a run's CSV files nor the layers.csv in one")
+        what = "neither a folder of a run's CSV files nor the layers.csv in one"
+        raise FileNotFoundError(f"{run} is {what}: run `make bench` first")
     return reference_of({name: records.read(folder / f"{name}.csv") for name in FILES})
 
 
@@ -65,6 +67,12 @@ def compare(now: Records, stored: Records) -> Records:
     return result
 
 
+def failed(comparisons: Records, partial: bool = False) -> bool:
+    """Whether any ratio fails; with `partial`, any that the run has."""
+    passing = {"", "MISSING"} if partial else {""}
+    return any(c["verdict"] not in passing for c in comparisons)
+
+
 def table(comparisons: Records) -> str:
     """What was compared, by kind; what fails; and one line a kind, which counts what the run lacks too."""
     lines = [f"{'':58} {'':41} {'stored':>7} {'limit':>7} {'now':>7}"]
@@ -87,6 +95,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.check", description=__doc__)
     parser.add_argument("run", type=pathlib.Path, help="the folder of a run's CSV files, or layers.csv in it")
     parser.add_argument("--reference", type=pathlib.Path, default=REFERENCE)
+    parser.add_argument(
+        "--partial", action="store_true", help="compare only what the run has, of some rows or parts (--rows, --parts)"
+    )
     parser.add_argument("--store", action="store_true", help="store the run's ratios as the reference instead")
     given = parser.parse_args()
     try:
@@ -107,7 +118,7 @@ def main() -> int:
         return 2
     comparisons = compare(now, stored)
     print(table(comparisons))
-    return 1 if any(c["verdict"] for c in comparisons) else 0
+    return 1 if failed(comparisons, given.partial) else 0
 
 
 if __name__ == "__main__":

@@ -96,13 +96,13 @@ def sections(found: dict[str, list[dict[str, Any]]], judge: bool) -> dict[str, s
     return result
 
 
-def pictures(layers: list[dict[str, Any]]) -> dict[str, str]:
-    """SVG by the name of its file."""
+def pictures(layers: list[dict[str, Any]], ranks: int) -> dict[str, str]:
+    """SVG by the name of its file, of a run on so many ranks."""
     result = {}
     for layout in LAYOUTS:
         chosen = [r for r in layers if r["layout"] == layout and r["mode"] == "forward+backward"]
         if chosen:
-            title = f"Forward and backward, ranks of one thread, {layout}"
+            title = f"Forward and backward, {ranks} ranks of one thread, {layout}"
             result[f"benchmark-{layout}.svg"] = ratios_chart(chosen, title)
     return result
 
@@ -116,12 +116,12 @@ def insert(text: str, place: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
-def report(out: pathlib.Path, publish: bool, judge: bool) -> str:
+def report(out: pathlib.Path, publish: bool, judge: bool, ranks: int) -> str:
     """Writes layers.csv, bars.csv and pictures into `out`, and into the documents where asked; returns the text."""
     found = load(out)
     if judge and bars(found):
         records.write(out / "bars.csv", [bar.record() for bar in bars(found)])
-    drawn = pictures(found["layers"])
+    drawn = pictures(found["layers"], ranks)
     for name, picture in drawn.items():
         (out / name).write_text(picture)
         if publish:

@@ -69,15 +69,15 @@ def _megabytes(value: str) -> str:
 
 
 def traffic_table(counts: Records) -> str:
-    """One line a row: sums over 2 to 6 ranks, and what an inner rank sends."""
+    """One line a row: sums over 2 to 6 ranks, and what an inner one of 3 to 6 sends."""
     head = [
         "layer",
         "messages on 2, 3, 4, 5, 6 ranks",
         "predicted",
         "bytes",
         "predicted",
-        "an inner rank's messages",
-        "bytes",
+        "an inner rank's messages on 3, 4, 5, 6, predicted",
+        "bytes, predicted",
     ]
     lines = []
     for row in dict.fromkeys(r["row"] for r in counts):
@@ -86,11 +86,15 @@ def traffic_table(counts: Records) -> str:
             ", ".join(str(r[key]) for r in of) for key in ("messages", "predicted_messages", "bytes", "predicted_bytes")
         ]
         inner = [
-            ", ".join(dict.fromkeys(str(r[key]) for r in of if r[key] != ""))
-            for key in ("inner_rank_messages", "inner_rank_bytes")
+            _once_if_alike([r[key] for r in of if r[key] != ""])
+            for key in ("predicted_inner_messages", "predicted_inner_bytes")
         ]
         lines.append([row, *joined, *inner])
     return markdown(head, lines)
+
+
+def _once_if_alike(values: list[str]) -> str:
+    return ", ".join(values[:1] if len(set(values)) == 1 else values)
 
 
 def bars_table(bars: Sequence[Bar]) -> str:

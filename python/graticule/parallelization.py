@@ -126,17 +126,17 @@ class _NormFunction(EagerFunction):
 class _Fast(BorrowingLayer):
     """A cut layer that takes and gives DomainTensors."""
 
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The rows that the module's own way would give."""
         if type(input) is DomainTensor:
             return self._of_cut(input, *args, **kwargs)
-        return self.wrapped(input, *args, **kwargs)
+        return self._uncut(input, *args, **kwargs)
 
     @eagerly
     def _of_cut(self, x: Any, *args: Any, **kwargs: Any) -> Tensor:
         # Attributes of the local tensor: each of a DomainTensor's own is a call of torch, dispatched.
         if args or kwargs or not self._takes(x._local, x._cut):
-            return self.wrapped(x, *args, **kwargs)
+            return self._uncut(x, *args, **kwargs)
         return super().forward(x)
 
     def _takes(self, local: Tensor, cut: Cut) -> bool:
@@ -154,7 +154,7 @@ class _Fast(BorrowingLayer):
 
 
 class _FastConv(_Fast, layers._ConvBase):
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         named = {name: value for name, value in kwargs.items() if value is not None}
         return _Fast.forward(self, input, *(a for a in args if a is not None), **named)
 
@@ -165,23 +165,16 @@ class _FastConv(_Fast, layers._ConvBase):
         return known and local.shape[1] == module.in_channels and super()._takes(local, cut)
 
     def _on_cut(self, module: Any, domain: Any, x: Any, *args: Any) -> Tensor:
-        cut = x._cut
-        padding = layers.conv_padding(module)[0]
-        i = cut.dim - 2
-        window = module.dilation[i] * (module.kernel_size[i] - 1) + 1
+        cut, weight, i = x._cut, module.weight, x._cut.dim - 2
+        padding = layers.conv_padding(module, weight.shape[2:])[0]
+        stride, dilation, more = (layers.conv_option(module, n) for n in ("stride", "dilation", "output_padding"))
+        window = dilation[i] * (weight.shape[2 + i] - 1) + 1
         if module.transposed:
-            rows = (cut.rows - 1) * module.stride[i] - 2 * padding[i] + window + module.output_padding[i]
+            rows = (cut.rows - 1) * stride[i] - 2 * padding[i] + window + more[i]
         else:
-            rows = (cut.rows + 2 * padding[i] - window) // module.stride[i] + 1
-        options = (
-            module.stride,
-            padding,
-            module.dilation,
-            module.transposed,
-            module.output_padding,
-            module.groups,
-        )
-        return _ConvFunction.apply(x, module.weight, module.bias, options, output_cut(cut, rows), type(module).__name__)
+            rows = (cut.rows + 2 * padding[i] - window) // stride[i] + 1
+        options = (stride, padding, dilation, module.transposed, more, module.groups)
+        return _ConvFunction.apply(x, weight, module.bias, options, output_cut(cut, rows), type(module).__name__)
 
 
 class _FastGroupNorm(_Fast, layers.DomainParallelGroupNorm):
@@ -202,13 +195,13 @@ class _FastConv2d(_FastConv, layers.DomainParallelConv2d): ...
 class _FastConv3d(_FastConv, layers.DomainParallelConv3d): ...
 
 
-class _FastConvTranspose1d(_FastConv, layers.DomainParallelConvTranspose1d): ...  # type: ignore[misc]
+class _FastConvTranspose1d(_FastConv, layers.DomainParallelConvTranspose1d): ...
 
 
-class _FastConvTranspose2d(_FastConv, layers.DomainParallelConvTranspose2d): ...  # type: ignore[misc]
+class _FastConvTranspose2d(_FastConv, layers.DomainParallelConvTranspose2d): ...
 
 
-class _FastConvTranspose3d(_FastConv, layers.DomainParallelConvTranspose3d): ...  # type: ignore[misc]
+class _FastConvTranspose3d(_FastConv, layers.DomainParallelConvTranspose3d): ...
 
 
 _FAST: dict[type, type] = {

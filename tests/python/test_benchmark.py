@@ -232,6 +232,10 @@ def test_check_as_a_program(tmp_path):
     assert run(folder) == run(layers_file) == 1
     (tmp_path / "run" / "memory.csv").unlink()
     assert run(folder) == 1
+    assert run(folder, "--partial") == 0
+    write(memory=1.0)
+    assert run(folder, "--partial") == 1
+    (tmp_path / "run" / "memory.csv").unlink()
     assert run(folder, "--store") == 2  # half a run
 
 

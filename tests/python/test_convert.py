@@ -14,6 +14,7 @@ from graticule.domain_parallel import (
     DomainParallelConvTranspose2d,
     DomainParallelGroupNorm,
     DomainParallelInterpolate,
+    DomainParallelUpsample,
     convert_to_domain_parallel,
     layers,
     sync_domain_gradients,
@@ -28,6 +29,11 @@ def double_output(module, given, output):
 
 def halve_input(module, given):
     return (given[0] / 2,)
+
+
+class OwnUpsample(nn.Upsample):
+    def forward(self, input):
+        return 2 * super().forward(input)
 
 
 class Flat(nn.Module):
@@ -241,7 +247,7 @@ def test_strict_lists_every_module_and_changes_nothing():
         {
             "down": nn.Sequential(nn.Conv2d(2, 2, 3), nn.MaxPool2d(2), nn.AvgPool2d(2)),
             "norm": nn.BatchNorm2d(2),
-            "up": nn.Upsample(scale_factor=2),
+            "up": OwnUpsample(scale_factor=2),
             "attention": nn.MultiheadAttention(4, 2),
             "pad": nn.ReflectionPad2d(1),
             "layer_norm": nn.LayerNorm([2, 4, 4]),
@@ -259,7 +265,7 @@ def test_strict_lists_every_module_and_changes_nothing():
         "down.1 (MaxPool2d)",
         "down.2 (AvgPool2d)",
         "norm (BatchNorm2d)",
-        "up (Upsample)",
+        "up (OwnUpsample)",
         "attention (MultiheadAttention)",
         "pad (ReflectionPad2d)",
         "layer_norm (LayerNorm)",
@@ -415,3 +421,71 @@ def test_interpolation_layers_stay_as_they_are():
     layer = DomainParallelInterpolate(8)
     model = nn.Sequential(nn.Conv2d(3, 3, 3), layer)
     assert converted_alone(model)[1] is layer
+
+
+UPSAMPLES = [
+    nn.Upsample((20, 7)),
+    nn.Upsample(11, mode="nearest-exact"),
+    nn.Upsample(scale_factor=2),
+    nn.Upsample(scale_factor=(2.3, 0.7), mode="bilinear"),
+    nn.Upsample(scale_factor=(2.3, 0.7), mode="bilinear", recompute_scale_factor=True),
+    nn.Upsample((20, 7), mode="bilinear", align_corners=True),
+    nn.Upsample(scale_factor=1.5, mode="bicubic", align_corners=False),
+    nn.Upsample((4, 5), mode="area"),
+    nn.UpsamplingNearest2d(scale_factor=3),
+    nn.UpsamplingBilinear2d((15, 9)),
+    nn.Upsample(scale_factor=2, mode="linear"),
+    nn.Upsample(scale_factor=(1, 2, 1.5), mode="trilinear"),
+]
+
+
+@pytest.mark.parametrize("rows", [None, 9])
+@pytest.mark.parametrize("module", UPSAMPLES, ids=str)
+def test_upsampling_is_exact(module, rows):
+    sizes = {"linear": (9,), "trilinear": (2, 9, 6)}.get(module.mode, (9, 6))
+    x = torch.randn(2, 3, *sizes, dtype=torch.float64).requires_grad_()
+    dim = 3 if len(sizes) == 3 else 2
+    serial = module(x)
+    serial.square().sum().backward()
+
+    def body(domain):
+        layer = convert_to_domain_parallel(nn.Sequential(copy.deepcopy(module)), domain, rows=rows)[0]
+        assert type(layer) is DomainParallelUpsample and not layer.state_dict()
+        own = own_rows(x.detach(), dim, domain).clone().requires_grad_()
+        y = layer(input=own)
+        y.square().sum().backward()
+        return y.detach(), own.grad
+
+    for ranks in (2, 3):
+        parts = run_ranks(ranks, body)
+        assert relative(torch.cat([y for y, _ in parts], dim), serial.detach()) < 1e-12
+        assert relative(torch.cat([g for _, g in parts], dim), x.grad) < 1e-12
+
+
+def test_an_upsampling_that_is_converted_keeps_its_hooks_and_options():
+    module = nn.Upsample(scale_factor=2)
+    module.register_forward_hook(double_output)
+    module.register_forward_pre_hook(halve_input)
+    x = torch.randn(1, 3, 9, 6, dtype=torch.float64)
+
+    def body(domain):
+        layer = convert_to_domain_parallel(copy.deepcopy(module), domain)
+        layer.mode = "bilinear"
+        return layer(own_rows(x, 2, domain))
+
+    parts = run_ranks(2, body)
+    module.mode = "bilinear"
+    assert relative(torch.cat(parts, 2), module(x)) < 1e-12
+
+
+@pytest.mark.parametrize("options", [{}, {"size": 4, "scale_factor": 2}, {"size": (4, 4, 4)}, {"mode": "no such"}])
+def test_an_upsampling_that_torch_refuses_is_refused(options):
+    with pytest.raises((ValueError, NotImplementedError)):
+        nn.Upsample(**options)(torch.zeros(1, 1, 4, 4))
+
+    def body(domain):
+        convert_to_domain_parallel(nn.Upsample(**options), domain)(torch.zeros(1, 1, 4, 4))
+
+    errors = failures(2, body)
+    assert len(errors) == 2
+    assert all(isinstance(error, (ValueError, NotImplementedError)) for error in errors.values())

@@ -13,6 +13,7 @@ from graticule.domain_parallel.layers import (
     DomainParallelGroupNorm,
     DomainParallelInterpolate,
     DomainParallelPeriodicConv2d,
+    DomainParallelUpsample,
 )
 from graticule.domain_parallel.manager import (
     DomainParallelManager,
@@ -32,6 +33,7 @@ __all__ = [
     "DomainParallelInterpolate",
     "DomainParallelManager",
     "DomainParallelPeriodicConv2d",
+    "DomainParallelUpsample",
     "HaloExchange",
     "convert_to_domain_parallel",
     "gather_tensor",

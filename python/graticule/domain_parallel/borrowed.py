@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +14,11 @@ from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from graticule.compiling import fixed_shape
 from graticule.domain import Domain
-from graticule.domain_parallel.cuts import RowCuts, Rows
+from graticule.domain_parallel.cuts import RowCuts, Rows, printed
 from graticule.domain_parallel.manager import active_domain
 
-# What names a module's state: shared with the wrapped module, so that each sees what is done through the other.
+# What names a module's state, and the hooks that make its parameters before forward: shared with the wrapped module, so
+# that each sees what is done through the other.
 _SHARED = (
     "_parameters",
     "_buffers",
@@ -25,25 +28,54 @@ _SHARED = (
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
 )
 
 
-class BorrowingLayer(nn.Module):
+class _OfWrappedClass:
+    """Of the wrapped module's class for torch.nn.utils, which asks for a module's class and swaps it (parametrizations
+    do): so they act on the wrapped module. Apart from BorrowingLayer, whose super() needs the name `__class__`.
+    """
+
+    @property
+    def __class__(self) -> type:
+        wrapped = _wrapped_by(self)
+        # Not for everybody: torch.compile would take the wrapped class's forward for the layer's.
+        asked_by_utils = sys._getframe(1).f_globals.get("__name__", "").startswith("torch.nn.utils")
+        return type(wrapped) if asked_by_utils and wrapped is not None else type(self)
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        if issubclass(kind, type(self)):
+            object.__dict__["__class__"].__set__(self, kind)
+        else:
+            self.__dict__[self.__dict__["_wrapped_name"]].__class__ = kind
+
+
+def _wrapped_by(layer: Any) -> Any:
+    """None while the layer is being made."""
+    return layer.__dict__.get(layer.__dict__.get("_wrapped_name", ""))
+
+
+class BorrowingLayer(_OfWrappedClass, nn.Module):
     """Base of the layers that wrap a module.
 
     The wrapped module is not a child but shares its dictionaries of parameters, buffers and children with this one: the
-    state-dict keys, parameter names and devices of a model are the same with either. It is not changed.
+    state-dict keys, parameter names and devices of a model are the same with either. Whatever attribute the layer has
+    not itself is read, set and deleted on the wrapped module: what is done to the layer, such as pruning, is done to
+    the module. Hooks before forward are both's, and run once.
     """
 
     def __init__(self, name: str, module: nn.Module, shard_dim: int, domain: Any, rows: Rows) -> None:
         super().__init__()
-        self._wrapped_name = name
-        self._borrow(module)
         self.shard_dim = shard_dim
         # A Domain, not a manager or a process group: those can be neither copied nor pickled.
         self.domain = None if domain is None else Domain.of(domain)
         self._cuts = RowCuts(type(self).__name__, rows)
         self.training = module.training
+        self._wrapped_name = name
+        self._borrow(module)
 
     def _borrow(self, module: nn.Module) -> None:
         object.__setattr__(self, self._wrapped_name, module)
@@ -56,35 +88,47 @@ class BorrowingLayer(nn.Module):
         """The module as it was given."""
         return self.__dict__[self._wrapped_name]
 
-    def _is_option(self, name: str) -> bool:
-        """Whether `name` is an option of the wrapped module, such as stride or eps: read and set there."""
-        wrapped = self.__dict__.get(self.__dict__.get("_wrapped_name", ""))
-        return wrapped is not None and name in getattr(wrapped, "__constants__", ())
-
     def __getattr__(self, name: str) -> Any:
-        """The wrapped module's options are the layer's too."""
-        return getattr(self.wrapped, name) if self._is_option(name) else super().__getattr__(name)
+        wrapped = _wrapped_by(self)
+        return super().__getattr__(name) if wrapped is None else getattr(wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_option(name):
-            setattr(self.wrapped, name, value)
-        else:
+        if _wrapped_by(self) is None or name in self.__dict__ or hasattr(type(self), name):
             super().__setattr__(name, value)
+        else:
+            setattr(self.wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            super().__delattr__(name)
+        else:
+            delattr(self.wrapped, name)
 
     def train(self, mode: bool = True) -> Any:
         """Sets the mode of the wrapped module too."""
         self.wrapped.train(mode)
         return super().train(mode)
 
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
+    def forward(self, input: Tensor, *args: Any) -> Tensor:
         """This rank's rows of what the wrapped module gives on the uncut tensor. All ranks of the domain must call."""
         domain = active_domain(self.domain)
-        module = self.__dict__[self._wrapped_name]
         if domain is None:
-            return module(x, *args)
+            return self._uncut(input, *args)
+        module = self.__dict__[self._wrapped_name]
         if _has_no_hooks(module):
-            return self._on_cut(module, domain, fixed_shape(x), *args)
-        return call_as(module, lambda module, x, *rest: self._on_cut(module, domain, fixed_shape(x), *rest), x, *args)
+            return self._on_cut(module, domain, fixed_shape(input), *args)
+
+        def on_cut(module: Any, x: Tensor, *rest: Any) -> Tensor:
+            return self._on_cut(module, domain, fixed_shape(x), *rest)
+
+        return call_as(module, on_cut, input, *args, pre_hooks=False)
+
+    def _uncut(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the wrapped module gives for the tensor as it is. The hooks before its forward are the layer's: done."""
+        module = self.wrapped
+        if not module._forward_pre_hooks:
+            return module(*args, **kwargs)
+        return call_as(module, type(module).forward, *args, pre_hooks=False, **kwargs)
 
     def _on_cut(self, module: Any, domain: Any, x: Tensor, *args: Any) -> Tensor:
         raise NotImplementedError
@@ -106,7 +150,7 @@ class BorrowingLayer(nn.Module):
         return x, batched, cut_dimension(self.shard_dim, x.dim(), type(self).__name__)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"{self.wrapped}, shard_dim={self.shard_dim}"
+        return f"{printed(self.wrapped)}, shard_dim={self.shard_dim}"
 
     def __deepcopy__(self, memo: dict) -> Any:
         twin = type(self).__new__(type(self))
@@ -156,10 +200,9 @@ def cut_dimension(shard_dim: int, dims: int, layer: str) -> int:
 
 
 def _has_no_hooks(module: nn.Module) -> bool:
-    """Whether a call of `module` is its forward and nothing else."""
+    """Whether a call of `module` is its forward and nothing else, but for the hooks that the layer has run."""
     return not (
-        module._forward_pre_hooks
-        or module._forward_hooks
+        module._forward_hooks
         or module._backward_pre_hooks
         or module._backward_hooks
         or has_global_hooks()
@@ -167,40 +210,48 @@ def _has_no_hooks(module: nn.Module) -> bool:
     )
 
 
-def _call_traced(module: nn.Module, forward: Callable[..., Tensor], *args: Any) -> Tensor:
+def _call_traced(module: nn.Module, forward: Callable[..., Tensor], args: tuple, kwargs: dict, pre_hooks: bool) -> Any:
     """The same in code that torch.compile can trace."""
     if module._backward_hooks or module._backward_pre_hooks:
         raise RuntimeError(f"torch.compile of a cut layer over {module}: backward hooks of it are not supported")
-    for key, hook in list(module._forward_pre_hooks.items()):
+    for key, hook in list(module._forward_pre_hooks.items()) if pre_hooks else []:
         if key in module._forward_pre_hooks_with_kwargs:
-            given = hook(module, args, {})
-            args = args if given is None else given[0]
+            given = hook(module, args, kwargs)
+            args, kwargs = (args, kwargs) if given is None else given
         else:
             given = hook(module, args)
             args = args if given is None else given if isinstance(given, tuple) else (given,)
-    result = forward(module, *args)
+    result = forward(module, *args, **kwargs)
     for key, hook in list(module._forward_hooks.items()):
         with_kwargs = key in module._forward_hooks_with_kwargs
-        changed = hook(module, args, {}, result) if with_kwargs else hook(module, args, result)
+        changed = hook(module, args, kwargs, result) if with_kwargs else hook(module, args, result)
         result = result if changed is None else changed
     return result
 
 
-def call_as(module: nn.Module, forward: Callable[..., Tensor], *args: Any) -> Tensor:
+def call_as(
+    module: nn.Module, forward: Callable[..., Tensor], *args: Any, pre_hooks: bool = True, **kwargs: Any
+) -> Tensor:
     """Calls `module` with another forward: its hooks and parametrizations run as always, with a module of its class.
 
     What a pre-hook leaves on the module, such as the weight that spectral normalisation computes, is left on it.
+    Without `pre_hooks` none runs.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _call_traced(module, forward, *args)
+        return _call_traced(module, forward, args, kwargs, pre_hooks)
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     before = dict(twin.__dict__)
-    twin.__dict__["forward"] = lambda *given: forward(twin, *given)
     # What module.compile() made is of the uncut forward.
-    twin.__dict__["_compiled_call_impl"] = None
-    result = twin(*args)
+    other: dict[str, Any] = {
+        "forward": lambda *given, **named: forward(twin, *given, **named),
+        "_compiled_call_impl": None,
+    }
+    if not pre_hooks:
+        other["_forward_pre_hooks"] = OrderedDict()
+    twin.__dict__.update(other)
+    result = twin(*args, **kwargs)
     for key, value in twin.__dict__.items():
-        if key not in ("forward", "_compiled_call_impl") and before.get(key) is not value:
+        if key not in other and before.get(key) is not value:
             module.__dict__[key] = value
     return result

@@ -25,6 +25,7 @@ _CONVERTED: dict[type, Callable[..., nn.Module]] = {
     nn.ConvTranspose2d: layers.DomainParallelConvTranspose2d,
     nn.ConvTranspose3d: layers.DomainParallelConvTranspose3d,
     nn.GroupNorm: layers.DomainParallelGroupNorm,
+    nn.Upsample: layers.DomainParallelUpsample,
     PeriodicConv2d: layers.DomainParallelPeriodicConv2d,
 }
 
@@ -39,7 +40,7 @@ def convert_to_domain_parallel(
     rows: int | Mapping[str, int] | None = None,
     strict: bool = True,
 ) -> nn.Module:
-    """Swaps every convolution, transposed convolution, group norm and PeriodicConv2d in `model` for its cut layer.
+    """Swaps every convolution, transposed convolution, group norm, Upsample and PeriodicConv2d for its cut layer.
 
     In place; returns the model (or the layer, where the model itself is one). State-dict keys and parameter names stay
     as they were. Left as they are: convolutions that are local on any cut (kernel 1, stride 1 and no padding along the
@@ -56,8 +57,8 @@ def convert_to_domain_parallel(
             up first, the class and its subclasses.
         rows: rows of the whole model input: the shapes are then traced once, without a message, at the first call, and
             no layer exchanges sizes. Or rows by module name, for those layers.
-        strict: a module of torch.nn that may mix rows and is not handled (pooling, batch norm, upsampling, attention,
-            recurrence, padding, ...) is an error that lists each by name, as is a convolution or group norm of a
+        strict: a module of torch.nn that may mix rows and is not handled (pooling, batch norm, attention, recurrence,
+            padding, ...) is an error that lists each by name, as is a convolution or group norm of a
             subclass with a forward of its own; False: a warning.
 
     Raises:
@@ -117,8 +118,8 @@ def _local_on_any_cut(module: Any, shard_dim: int) -> bool:
         return False
     i = cut_dimension(shard_dim, len(module.kernel_size) + 2, "convert_to_domain_parallel") - 2
     before, after = layers.conv_padding(module)
-    window = module.kernel_size[i] == 1 and module.stride[i] == 1 and before[i] == 0 and after[i] == 0
-    return window and module.output_padding[i] == 0
+    stride, more = (layers.conv_option(module, name)[i] for name in ("stride", "output_padding"))
+    return layers.conv_kernel(module)[i] == 1 and stride == 1 and before[i] == after[i] == more == 0
 
 
 def _unhandled(module: nn.Module, shard_dim: int, custom: Mapping[type, Converter]) -> list[tuple[str, nn.Module]]:

@@ -15,10 +15,19 @@ from graticule.environment import check_mode, traced_check_mode
 Rows = int | Sequence[int] | None
 
 
+def printed(value: Any) -> str:
+    """As str() does, and a module whose options torch does not print: a number where there is one a dimension."""
+    try:
+        return str(value)
+    except TypeError:
+        options = {name: getattr(value, name, None) for name in getattr(value, "__constants__", ())}
+        return f"{type(value).__name__}({options})"
+
+
 @at_trace_time
 def _facts(sizes: Sequence[int], dtype: torch.dtype, dim: int, *arguments: Any) -> str:
     across = [size for d, size in enumerate(sizes) if d != dim]
-    return f"{len(sizes)}-D {dtype} cut in dimension {dim}, {across}, {', '.join(map(str, arguments))}"
+    return f"{len(sizes)}-D {dtype} cut in dimension {dim}, {across}, {', '.join(map(printed, arguments))}"
 
 
 @at_trace_time

@@ -16,12 +16,14 @@ What holds for each of them:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from graticule.compiling import fixed_shape
 from graticule.domain import Domain
@@ -32,10 +34,36 @@ from graticule.domain_parallel.manager import active_domain
 
 
 def _as_list(value: Any, count: int) -> list:
-    return list(value) if isinstance(value, Sequence) else [value] * count
+    """One a spatial dimension; a single one is for all."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return values * count if len(values) == 1 else values
 
 
-def conv_padding(conv: Any) -> tuple[list[int], list[int]]:
+def _plain_error(expected: str, got: Any) -> Exception:
+    return ValueError(f"expected {expected}, got {got!r}")
+
+
+Error = Callable[[str, Any], Exception]
+
+
+def conv_option(conv: Any, name: str, error: Error = _plain_error) -> list[int]:
+    """An option of a convolution, one number a spatial dimension, of whatever torch takes for it."""
+    value, count = getattr(conv, name), len(conv.kernel_size)
+    numbers = _as_list(value, count)
+    if not all(hasattr(number, "__index__") for number in numbers):
+        raise error(f"{name} to be a whole number or {count} of them", value)
+    return numbers
+
+
+def conv_kernel(conv: Any) -> Sequence[int]:
+    """The window's sizes: those of the weight, as torch sees it, unless that is yet to be made."""
+    weight = conv._parameters.get("weight")
+    return conv.kernel_size if weight is None or is_lazy(weight) else weight.shape[2:]
+
+
+def conv_padding(
+    conv: Any, kernel: Sequence[int] | None = None, error: Error = _plain_error
+) -> tuple[list[int], list[int]]:
     """Rows and columns that a convolution pads before and after, one entry a spatial dimension.
 
     "same" puts the odd one after, as torch.nn.Conv2d does.
@@ -47,11 +75,13 @@ def conv_padding(conv: Any) -> tuple[list[int], list[int]]:
     if conv.padding == "valid":
         return [0] * len(conv.kernel_size), [0] * len(conv.kernel_size)
     if conv.padding == "same":
-        if any(stride != 1 for stride in conv.stride):
+        if any(stride != 1 for stride in conv_option(conv, "stride", error)):
             raise RuntimeError("padding='same' is not supported for strided convolutions")
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        sizes = conv_kernel(conv) if kernel is None else kernel
+        totals = [d * (k - 1) for d, k in zip(conv_option(conv, "dilation", error), sizes, strict=True)]
         return [t // 2 for t in totals], [t - t // 2 for t in totals]
-    return list(conv.padding), list(conv.padding)
+    padding = conv_option(conv, "padding", error)
+    return padding, padding
 
 
 def conv_halo_width(kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -64,6 +94,10 @@ def conv_transpose_halo_width(kernel: int, stride: int, padding: int, dilation: 
     return max((dilation * (kernel - 1) - padding) // stride, -(-padding // stride), 0)
 
 
+# Whether a tensor has a batch dimension, the cut one of the batched tensor, stride, padding before and after, dilation.
+_Resolved = tuple[bool, int, list[int], list[int], list[int], list[int]]
+
+
 class _ConvBase(BorrowingLayer):
     """What convolutions and transposed convolutions share."""
 
@@ -74,37 +108,30 @@ class _ConvBase(BorrowingLayer):
         super().__init__("conv", conv, shard_dim, domain, rows)
         spatial = len(conv.kernel_size)
         i = cut_dimension(shard_dim, spatial + 2, type(self).__name__) - 2
-        self._halo = self._halo_of(conv.kernel_size[i], conv.stride[i], conv_padding(conv)[0][i], conv.dilation[i])
+        stride, dilation = (conv_option(conv, name)[i] for name in ("stride", "dilation"))
+        halo = self._halo_of(conv_kernel(conv)[i], stride, conv_padding(conv)[0][i], dilation)
+        object.__setattr__(self, "_halo", halo)
         # Not a child: a converted model's modules are the unconverted one's.
-        object.__setattr__(self, "halo_exchange", HaloExchange(self._halo, shard_dim, domain=domain))
+        object.__setattr__(self, "halo_exchange", HaloExchange(halo, shard_dim, domain=domain))
 
     @staticmethod
     def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
         raise NotImplementedError
 
-    @property
-    def weight(self) -> Tensor:
-        """The wrapped convolution's weight."""
-        return self.wrapped.weight  # type: ignore[return-value]
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The wrapped convolution's bias."""
-        return self.wrapped.bias  # type: ignore[return-value]
-
 
 class _Conv(_ConvBase):
     # The facts of the last call, and what follows from them. They change seldom, and every call pays for Python.
-    _last: tuple[tuple, tuple[bool, int, list[int], list[int]]] | None = None
+    _last: tuple[tuple, _Resolved] | None = None
 
     @staticmethod
     def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
         return conv_halo_width(kernel, stride, padding, dilation)
 
-    def _resolve(self, module: Any, domain: Domain, x: Tensor, facts: tuple) -> tuple[bool, int, list[int], list[int]]:
-        """Whether x has a batch dimension, the cut one of the batched tensor, and the padding before and after."""
+    def _resolve(self, module: Any, kernel: Sequence[int], domain: Domain, x: Tensor, facts: tuple) -> _Resolved:
         _, batched, dim = self._batched(x, len(module.kernel_size), domain)
-        resolved = (batched, dim, *conv_padding(module))
+        error = functools.partial(self.error, domain)
+        stride, dilation = (conv_option(module, name, error) for name in ("stride", "dilation"))
+        resolved = (batched, dim, stride, *conv_padding(module, kernel, error), dilation)
         # A list of options, and what torch pads by in modes other than zeros, may change in place.
         may_change = module.padding_mode != "zeros" or any(isinstance(option, list) for option in facts[-1])
         if not may_change and not torch.compiler.is_compiling():
@@ -112,23 +139,25 @@ class _Conv(_ConvBase):
         return resolved
 
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
-        options = (module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode)
-        facts = (x.shape, self.shard_dim, options)
+        # Once: a parametrized weight is computed whenever it is read.
+        weight = module.weight
+        kernel = weight.shape[2:]
+        facts = (x.shape, self.shard_dim, kernel, (module.stride, module.padding, module.dilation, module.padding_mode))
         last = None if torch.compiler.is_compiling() else self._last
         if last is None or last[0] != facts:
-            batched, dim, before, after = self._resolve(module, domain, x, facts)
+            batched, dim, stride, before, after, dilation = self._resolve(module, kernel, domain, x, facts)
         else:
-            batched, dim, before, after = last[1]
+            batched, dim, stride, before, after, dilation = last[1]
         x = x if batched else x.unsqueeze(0)
         y = torch.ops.graticule.conv(
             x,
-            module.weight,
+            weight,
             module.bias,
-            module.stride,
+            stride,
             before,
             after,
             module.padding_mode,
-            module.dilation,
+            dilation,
             module.groups,
             self._cuts.offsets(x, dim, domain, module),
             [],
@@ -149,13 +178,16 @@ class _ConvTranspose(_ConvBase):
         """Rows needed from the wider side at a cut that lines up with the stride."""
         return self._halo
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """X with this rank's rows -> this rank's rows of the output. output_size is the whole grid's."""
-        return super().forward(x, output_size)
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """This rank's rows of the input -> this rank's rows of the output. output_size is the whole grid's."""
+        return super().forward(input, output_size)
 
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
         spatial = len(module.kernel_size)
         x, batched, dim = self._batched(x, spatial, domain)
+        error = functools.partial(self.error, domain)
+        stride, padding, dilation = (conv_option(module, name, error) for name in ("stride", "padding", "dilation"))
+        conv_option(module, "output_padding", error)
         offsets = self._cuts.offsets(x, dim, domain, self.wrapped, *args)
         whole = list(x.shape)
         whole[dim] = offsets[-1]
@@ -163,20 +195,20 @@ class _ConvTranspose(_ConvBase):
         output_padding = module._output_padding(
             torch.empty(whole if batched else whole[1:], device="meta"),
             args[0] if args else None,
-            module.stride,
-            module.padding,
+            stride,
+            padding,
             module.kernel_size,
             spatial,
-            module.dilation,
+            dilation,
         )
         y = torch.ops.graticule.conv_transpose(
             x,
             module.weight,
             module.bias,
-            module.stride,
-            module.padding,
-            output_padding,
-            module.dilation,
+            stride,
+            padding,
+            _as_list(output_padding, spatial),
+            dilation,
             module.groups,
             offsets,
             [],
@@ -254,16 +286,6 @@ class DomainParallelGroupNorm(BorrowingLayer):
         refuse_changed_forward("DomainParallelGroupNorm", norm, nn.GroupNorm)
         super().__init__("norm", norm, shard_dim, domain, rows)
 
-    @property
-    def weight(self) -> Tensor | None:
-        """The wrapped norm's weight."""
-        return self.wrapped.weight  # type: ignore[return-value]
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The wrapped norm's bias."""
-        return self.wrapped.bias  # type: ignore[return-value]
-
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
         if not 3 <= x.dim() <= 5:
             raise self.error(domain, "an input of 3 to 5 dimensions", x.dim())
@@ -300,17 +322,9 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         super().__init__("periodic_conv", periodic_conv, shard_dim, domain, rows)
         conv = periodic_conv.conv
         before = conv_padding(conv)[0][0] + _as_list(self.padding, 2)[0]
-        width = conv_halo_width(conv.kernel_size[0], conv.stride[0], before, conv.dilation[0])
+        stride, dilation = (conv_option(conv, name)[0] for name in ("stride", "dilation"))
+        width = conv_halo_width(conv_kernel(conv)[0], stride, before, dilation)
         object.__setattr__(self, "halo_exchange", HaloExchange(width, shard_dim, domain=domain))
-
-    @property
-    def padding(self) -> Any:
-        """The wrapped module's padding."""
-        return self.wrapped.padding
-
-    @padding.setter
-    def padding(self, value: Any) -> None:
-        self.wrapped.padding = value
 
     @property
     def weight(self) -> Tensor:
@@ -322,6 +336,10 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         """The convolution's bias."""
         return self.wrapped.conv.bias  # type: ignore[union-attr, return-value]
 
+    def forward(self, x: Tensor) -> Tensor:
+        """X with this rank's rows -> this rank's rows of the output. All ranks of the domain must call."""
+        return super().forward(x)
+
     def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
         x, batched, dim = self._batched(x, 2, domain)
         if dim != 2:
@@ -329,16 +347,18 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         offsets = self._cuts.offsets(x, dim, domain, self.wrapped, module.padding)
 
         def convolve(conv: Any, given: Tensor) -> Tensor:
-            before, after = conv_padding(conv)
+            weight = conv.weight
+            error = functools.partial(self.error, domain)
+            before, after = conv_padding(conv, weight.shape[2:], error)
             if before != after:
                 raise self.error(domain, "a convolution that pads alike on both sides", conv.padding)
             return torch.ops.graticule.periodic_conv(
                 given,
-                conv.weight,
+                weight,
                 conv.bias,
-                conv.stride,
+                conv_option(conv, "stride", error),
                 before,
-                conv.dilation,
+                conv_option(conv, "dilation", error),
                 conv.groups,
                 conv.padding_mode,
                 _as_list(module.padding, 2),
@@ -353,10 +373,33 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         return y if batched else y.squeeze(0)
 
 
-def _whole_numbers(sizes: list[Any]) -> list[int]:
+def _whole_numbers(sizes: list[Any], layer: str) -> list[int]:
     if any(isinstance(size, float) for size in sizes):
-        raise TypeError(f"DomainParallelInterpolate: expected sizes that are whole numbers, got {sizes}")
+        raise TypeError(f"{layer}: expected sizes that are whole numbers, got {sizes}")
     return [int(size) for size in sizes]
+
+
+def _interpolated(layer: Any, domain: Domain, x: Tensor, options: Any) -> Tensor:
+    """The rows of `layer`'s output, by the options that F.interpolate takes and `options` has."""
+    x = fixed_shape(x)
+    name = type(layer).__name__
+    dim = cut_dimension(layer.shard_dim, x.dim(), name)
+    spatial = x.dim() - 2
+    size, scale = options.size, options.scale_factor
+    return torch.ops.graticule.interpolate(
+        x,
+        [] if size is None else _whole_numbers(_as_list(size, spatial), name),
+        [] if scale is None else [float(s) for s in _as_list(scale, spatial)],
+        options.mode,
+        options.align_corners,
+        options.recompute_scale_factor,
+        getattr(options, "antialias", False),
+        layer._cuts.offsets(x, dim, domain, options),
+        [],
+        dim,
+        domain.op_group,
+        name,
+    )
 
 
 class DomainParallelInterpolate(nn.Module):
@@ -397,12 +440,12 @@ class DomainParallelInterpolate(nn.Module):
         width = {"bicubic": 2, "linear": 1, "bilinear": 1, "trilinear": 1}.get(mode, 0)
         self.halo_exchange = HaloExchange(width, shard_dim, domain=domain)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """X with this rank's rows -> this rank's rows of the whole output. All ranks of the domain must call."""
+    def forward(self, input: Tensor) -> Tensor:
+        """This rank's rows of the input -> this rank's rows of the whole output. All ranks of the domain must call."""
         domain = active_domain(self.domain)
         if domain is None:
             return F.interpolate(
-                x,
+                input,
                 self.size,
                 self.scale_factor,
                 self.mode,
@@ -410,23 +453,7 @@ class DomainParallelInterpolate(nn.Module):
                 self.recompute_scale_factor,
                 self.antialias,
             )
-        x = fixed_shape(x)
-        dim = cut_dimension(self.shard_dim, x.dim(), "DomainParallelInterpolate")
-        spatial = x.dim() - 2
-        return torch.ops.graticule.interpolate(
-            x,
-            [] if self.size is None else _whole_numbers(_as_list(self.size, spatial)),
-            [] if self.scale_factor is None else [float(s) for s in _as_list(self.scale_factor, spatial)],
-            self.mode,
-            self.align_corners,
-            self.recompute_scale_factor,
-            self.antialias,
-            self._cuts.offsets(x, dim, domain, self),
-            [],
-            dim,
-            domain.op_group,
-            "DomainParallelInterpolate",
-        )
+        return _interpolated(self, domain, input, self)
 
     def extra_repr(self) -> str:  # noqa: D102
         return (
@@ -434,3 +461,20 @@ class DomainParallelInterpolate(nn.Module):
             f"align_corners={self.align_corners}, recompute_scale_factor={self.recompute_scale_factor}, "
             f"antialias={self.antialias}, shard_dim={self.shard_dim}"
         )
+
+
+class DomainParallelUpsample(BorrowingLayer):
+    """nn.Upsample of (B, C, spatial...), and its kin for two dimensions: size and scale are those of the whole grid.
+
+    Attributes size, scale_factor, mode, align_corners, recompute_scale_factor. See the module's docstring for the
+    contract.
+    """
+
+    def __init__(self, upsample: nn.Upsample, shard_dim: int = -2, *, domain: Any = None, rows: Rows = None) -> None:
+        if not isinstance(upsample, nn.Upsample):
+            raise TypeError(f"DomainParallelUpsample: expected an Upsample, got {type(upsample).__name__}")
+        refuse_changed_forward("DomainParallelUpsample", upsample, nn.Upsample)
+        super().__init__("upsample", upsample, shard_dim, domain, rows)
+
+    def _on_cut(self, module: Any, domain: Domain, x: Tensor, *args: Any) -> Tensor:
+        return _interpolated(self, domain, x, module)
