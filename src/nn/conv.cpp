@@ -33,6 +33,13 @@ int64_t transposed_halo(const Conv& conv, int64_t shard_dim, const std::string& 
   return rows::transposed_halo_width({conv->options.kernel_size()->at(i), a.stride[i], a.pad_before[i], a.dilation[i]});
 }
 
+// Torch pads by the weight, but where padding_mode is another than zeros: then by what the options were at first.
+template <size_t D, typename Conv>
+ops::ConvArguments arguments_of(const Conv& conv) {
+  const bool zeros = std::holds_alternative<torch::enumtype::kZeros>(conv->options.padding_mode());
+  return conv_arguments<D>(conv->options, zeros ? conv->weight.sizes().slice(2) : at::IntArrayRef());
+}
+
 std::optional<at::Tensor> optional_of(const at::Tensor& t) {
   return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt;
 }
@@ -74,7 +81,7 @@ at::Tensor DomainParallelConvImpl<D, Conv>::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value()) return conv->forward(x);
   return on_cut(x, D, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
-    return ops::conv(input, conv->weight, optional_of(conv->bias), conv_arguments<D>(conv->options), cut);
+    return ops::conv(input, conv->weight, optional_of(conv->bias), arguments_of<D>(conv), cut);
   });
 }
 

@@ -23,9 +23,10 @@ inline std::string padding_mode_name(const torch::nn::detail::conv_padding_mode_
   return "zeros";
 }
 
-/// The options of a convolution; "same" padding of an even window puts the odd row after, as torch does.
+/// The options of a convolution; "same" padding of an even window puts the odd row after, as torch does. `window`: the
+/// sizes of the kernel where they are not the options'.
 template <size_t D>
-ops::ConvArguments conv_arguments(const torch::nn::detail::ConvNdOptions<D>& options) {
+ops::ConvArguments conv_arguments(const torch::nn::detail::ConvNdOptions<D>& options, at::IntArrayRef window = {}) {
   ops::ConvArguments a;
   a.stride = list_of<D>(options.stride());
   a.dilation = list_of<D>(options.dilation());
@@ -37,8 +38,9 @@ ops::ConvArguments conv_arguments(const torch::nn::detail::ConvNdOptions<D>& opt
     return a;
   }
   const bool same = std::holds_alternative<torch::enumtype::kSame>(options.padding());
+  if (window.empty()) window = *options.kernel_size();
   for (size_t i = 0; i < D; ++i) {
-    const int64_t total = same ? options.dilation()->at(i) * (options.kernel_size()->at(i) - 1) : 0;
+    const int64_t total = same ? options.dilation()->at(i) * (window[i] - 1) : 0;
     a.pad_before.push_back(total / 2);
     a.pad_after.push_back(total - total / 2);
   }

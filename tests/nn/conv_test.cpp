@@ -162,6 +162,21 @@ TEST(ConvAttributes, HaloWidthIsWhatTheWiderSideNeeds) {
       0);
 }
 
+TEST(DomainParallelConv2d, PadsToTheSameSizeByTheWeightThatItHas) {
+  torch::nn::Conv2d conv(torch::nn::Conv2dOptions(2, 3, 3).padding(torch::kSame));
+  conv->to(torch::kFloat64);
+  conv->weight = torch::nn::init::normal_(at::empty({3, 2, 5, 5}, at::kDouble));
+  const at::Tensor x = random_like({1, 2, 11, 6}, at::kDouble, 1);
+  const at::Tensor expected = conv->forward(x);
+  std::vector<at::Tensor> parts(2);
+  run_ranks(2, [&](const Domain& domain) {
+    const int64_t begin = domain.rank() == 0 ? 0 : 5;
+    const at::Tensor own = x.narrow(2, begin, domain.rank() == 0 ? 5 : 6);
+    parts[domain.rank()] = DomainParallelConv2d(conv, -2, domain)->forward(own).detach();
+  });
+  EXPECT_LT((at::cat(parts, 2) - expected).abs().max().item<double>(), 1e-12);
+}
+
 TEST(ConvAttributes, ParametersAreTheWrappedModulesOwn) {
   torch::nn::Conv2d conv(torch::nn::Conv2dOptions(2, 3, 3));
   DomainParallelConv2d cut(conv);
