@@ -30,8 +30,8 @@ bool takes_cuda_memory() {
   return takes;
 }
 
-// t itself, or a copy on the CPU. Open MPI takes a device's memory for messages, but ends the program where it is given to
-// its nonblocking sums.
+// t itself, or a copy on the CPU. Open MPI takes a device's memory for messages, but ends the program where it is given
+// to its nonblocking sums.
 at::Tensor on_cpu(const at::Tensor& t) {
   TORCH_CHECK(t.is_contiguous(), "MPI carries contiguous tensors only");
   TORCH_CHECK(!t.is_meta(), "MPI carries tensors that have values only");

@@ -10,9 +10,9 @@
 
 namespace graticule::mpi {
 
-/// Contiguous tensors. Messages of a CUDA device go straight from its memory where MPI says that it can (and the library
-/// waits for the current stream first), else by a copy on the CPU; collectives, which are small, always by such a copy.
-/// Sums are the only reduction.
+/// Contiguous tensors. Messages of a CUDA device go straight from its memory where MPI says that it can (and the
+/// library waits for the current stream first), else by a copy on the CPU; collectives, which are small, always by such
+/// a copy. Sums are the only reduction.
 class MpiBackend : public c10d::Backend, public comm::ReachesDevices {
  public:
   /// Owns `communicator`. MPI counts in ints: what is larger than `most_bytes` travels in pieces.
