@@ -183,6 +183,32 @@ def test_a_model_of_one_layer_is_the_layer():
     assert converted_alone(point) is point
 
 
+@pytest.mark.parametrize("rows", [6, 1])
+def test_a_layer_that_stays_takes_its_input_by_name(rows):
+    """One row leaves a rank without."""
+    point = nn.Conv2d(3, 4, 1)
+    x = torch.randn(1, 3, rows, 5)
+    parts = run_ranks(2, lambda domain: convert_to_domain_parallel(point, domain)(input=own_rows(x, 2, domain)))
+    assert relative(torch.cat(parts, 2), point(x)) < 1e-6
+
+
+@pytest.mark.parametrize("change", ["stride", "weight"])
+def test_a_layer_that_stays_may_not_mix_rows_later(change):
+    def body(domain):
+        point = convert_to_domain_parallel(nn.Conv2d(3, 3, 1, padding="valid"), domain)
+        x = torch.randn(1, 3, 4, 5)
+        point(x)
+        if change == "stride":
+            point.stride = (2, 1)
+        else:
+            point.weight = nn.Parameter(torch.randn(3, 3, 3, 1))
+        point(x)
+
+    errors = failures(2, body)
+    assert sorted(errors) == [0, 1]
+    assert all("convert the model again" in str(error) for error in errors.values())
+
+
 def test_twice_is_once():
     model = converted_alone(make())
     modules = [m for m in model.modules() if isinstance(m, BorrowingLayer)]

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from graticule.domain_parallel import layers
-from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward, cut_dimension
-from graticule.domain_parallel.empty_shards import welcome_empty_shards
+from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward
+from graticule.domain_parallel.empty_shards import is_local_on_any_cut, welcome_empty_shards
 from graticule.domain_parallel.module_kinds import mixes_rows
 from graticule.domain_parallel.traced_rows import TracedRows
 from graticule.periodic import PeriodicConv2d
@@ -114,12 +114,7 @@ def _stays_and_mixes(module: nn.Module, shard_dim: int) -> bool:
 
 
 def _local_on_any_cut(module: Any, shard_dim: int) -> bool:
-    if not isinstance(module, nn.modules.conv._ConvNd):
-        return False
-    i = cut_dimension(shard_dim, len(module.kernel_size) + 2, "convert_to_domain_parallel") - 2
-    before, after = layers.conv_padding(module)
-    stride, more = (layers.conv_option(module, name)[i] for name in ("stride", "output_padding"))
-    return layers.conv_kernel(module)[i] == 1 and stride == 1 and before[i] == after[i] == more == 0
+    return isinstance(module, nn.modules.conv._ConvNd) and is_local_on_any_cut(module, shard_dim)
 
 
 def _unhandled(module: nn.Module, shard_dim: int, custom: Mapping[type, Converter]) -> list[tuple[str, nn.Module]]:

@@ -2,7 +2,7 @@
 
 A convolution that is local on any cut needs no cut layer, but torch refuses an input of no rows. Such a shard is lent a
 row of zeros on its way in, which is taken away on its way out: the graph stays whole, and the gradients are those of no
-rows.
+rows. One that was changed since, and mixes rows now, is an error.
 """
 
 from __future__ import annotations
@@ -13,11 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graticule.domain_parallel import layers
 from graticule.domain_parallel.borrowed import cut_dimension
 
 
-def _lend_row(shard_dim: int, module: Any, args: tuple) -> tuple | None:
-    x = args[0]
+def is_local_on_any_cut(module: Any, shard_dim: int) -> bool:
+    """Whether a convolution makes each row from that row alone."""
+    i = cut_dimension(shard_dim, len(module.kernel_size) + 2, "convert_to_domain_parallel") - 2
+    before, after = layers.conv_padding(module)
+    stride, more = (layers.conv_option(module, name)[i] for name in ("stride", "output_padding"))
+    return layers.conv_kernel(module)[i] == 1 and stride == 1 and before[i] == after[i] == more == 0
+
+
+def _refuse_changed(module: Any, shard_dim: int) -> None:
+    if is_local_on_any_cut(module, shard_dim):
+        return
+    name = type(module).__name__
+    raise ValueError(
+        f"{name}: expected kernel and stride of 1 and no padding along the cut, as when convert_to_domain_parallel "
+        f"left it as it was, got {module} with a weight of {list(layers.conv_kernel(module))}; convert the model again"
+    )
+
+
+def _with_input(args: tuple, kwargs: dict[str, Any], x: Tensor) -> tuple[tuple, dict[str, Any]]:
+    return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
+
+
+def _lend_row(shard_dim: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    _refuse_changed(module, shard_dim)
+    x = args[0] if args else kwargs["input"]
     batched = len(module.kernel_size) + 2
     dim = cut_dimension(shard_dim, batched, type(module).__name__) - batched + x.dim()
     if x.shape[dim] != 0:
@@ -26,11 +50,11 @@ def _lend_row(shard_dim: int, module: Any, args: tuple) -> tuple | None:
     shape[dim] = 1
     lent = torch.cat([x, x.new_zeros(shape)], dim)
     lent._graticule_lent_row = dim  # type: ignore[attr-defined]
-    return (lent, *args[1:])
+    return _with_input(args, kwargs, lent)
 
 
-def _take_row(module: nn.Module, args: tuple, y: Tensor) -> Tensor | None:
-    dim = getattr(args[0], "_graticule_lent_row", None)
+def _take_row(module: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> Tensor | None:
+    dim = getattr(args[0] if args else kwargs["input"], "_graticule_lent_row", None)
     return None if dim is None else y.narrow(dim, 0, 0)
 
 
@@ -38,5 +62,5 @@ def welcome_empty_shards(module: nn.Module, shard_dim: int) -> None:
     """Lets a convolution that is local on any cut take shards of no rows. Its class and parameters stay as they are."""
     if any(hook is _take_row for hook in module._forward_hooks.values()):
         return
-    module.register_forward_pre_hook(functools.partial(_lend_row, shard_dim))
-    module.register_forward_hook(_take_row, prepend=True)
+    module.register_forward_pre_hook(functools.partial(_lend_row, shard_dim), with_kwargs=True)
+    module.register_forward_hook(_take_row, prepend=True, with_kwargs=True)

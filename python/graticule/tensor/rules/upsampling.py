@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -170,7 +171,7 @@ def _adjoint_in_two(op: Any, call: _Call, grad: Tensor, cut: Cut, out: Cut, shap
     across = [i for i in range(len(call.after)) if i != cut.dim - first]
     alone = by_one and any(call.before[i] == call.after[i] for i in across)
 
-    def adjoint(t: Tensor, i: int, mode: str, cut: list[int], out: list[int], group: str) -> Tensor:
+    def adjoint(t: Tensor, i: int, mode: str, cut: Sequence[int], out: Sequence[int], group: str) -> Tensor:
         return _ops.resample_rows_adjoint(
             t, mode, call.align, call.scales[i], not grad.is_contiguous(), cut, out, first + i, group, "interpolate"
         )
