@@ -134,19 +134,9 @@ def attention_for_cpu_backward(
 
 
 @rule(aten._scaled_dot_product_flash_attention.default)
-def flash_attention(
-    op: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    return_debug_mask: bool = False,
-    *,
-    scale: float | None = None,
-) -> Any:
+def flash_attention(op: Any, q: Tensor, k: Tensor, v: Tensor, *options: Any, **named: Any) -> Any:
     """What torch's own functions call for a GPU's tensors, in half types: so do the next three."""
-    return attention(op, q, k, v, None, dropout_p, is_causal, return_debug_mask, scale=scale)
+    return attention(op, q, k, v, None, *options, **named)
 
 
 @rule(aten._scaled_dot_product_flash_attention_backward.default)
@@ -160,20 +150,10 @@ def flash_attention_backward(
 
 @rule(aten._scaled_dot_product_cudnn_attention.default)
 def cudnn_attention(
-    op: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    compute_log_sumexp: bool,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    return_debug_mask: bool = False,
-    *,
-    scale: float | None = None,
+    op: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, compute_log_sumexp: bool, *options: Any, **named: Any
 ) -> Any:
     """With a bias that needs no gradient."""
-    return attention(op, q, k, v, bias, dropout_p, is_causal, return_debug_mask, scale=scale)
+    return attention(op, q, k, v, bias, *options, **named)
 
 
 @rule(aten._scaled_dot_product_cudnn_attention_backward.default)
@@ -200,19 +180,10 @@ def cudnn_attention_backward(
 
 @rule(aten._scaled_dot_product_efficient_attention.default)
 def efficient_attention(
-    op: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    compute_log_sumexp: bool,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
+    op: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, compute_log_sumexp: bool, *options: Any, **named: Any
 ) -> Any:
     """What torch's own functions call for a GPU's tensors, with a bias that may need a gradient."""
-    result = attention(op, q, k, v, bias, dropout_p, is_causal, scale=scale)
+    result = attention(op, q, k, v, bias, *options, **named)
     return result if result is NotImplemented else (result[0], result[1], result[6], result[7])
 
 

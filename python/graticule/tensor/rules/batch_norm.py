@@ -95,17 +95,17 @@ def _refused(x: Any, *others: Any) -> bool:
     return not isinstance(x, DomainTensor) or not are_plain(*others) or x.numel() == 0
 
 
-@rule(aten.native_batch_norm.default, aten._native_batch_norm_legit.default)
+@rule(aten.native_batch_norm.default, aten._native_batch_norm_legit.default, aten.cudnn_batch_norm.default)
 def batch_norm(
     op: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
 ) -> Any:
-    """Writes the running statistics."""
+    """Writes the running statistics. cuDNN's is what a GPU's tensors come to in training, and has a fourth result."""
     if _refused(x, weight, bias, mean, variance):
         return uncut(op, (x, weight, bias, mean, variance, training, momentum, eps), {})
     *result, new = _normalise(x, weight, bias, [mean, variance], training, momentum, eps)
     if training:
         _write([mean, variance], new)
-    return tuple(result)
+    return (*result, _reserve()) if op is aten.cudnn_batch_norm.default else tuple(result)
 
 
 def _write(kept: list[Any], new: list[Any]) -> None:
@@ -137,19 +137,6 @@ def functional_batch_norm(
 
 def _reserve() -> Tensor:
     return torch.empty(0, dtype=torch.uint8)
-
-
-@rule(aten.cudnn_batch_norm.default)
-def batch_norm_of_cudnn(
-    op: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
-) -> Any:
-    """What a GPU's tensors come to in training. Writes the running statistics."""
-    if _refused(x, weight, bias, mean, variance):
-        return uncut(op, (x, weight, bias, mean, variance, training, momentum, eps), {})
-    *result, new = _normalise(x, weight, bias, [mean, variance], training, momentum, eps)
-    if training:
-        _write([mean, variance], new)
-    return *result, _reserve()
 
 
 @rule(aten.cudnn_batch_norm_backward.default)
