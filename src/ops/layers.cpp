@@ -63,7 +63,7 @@ at::Tensor call(const at::Tensor& x, const at::Tensor& weight, const std::option
                 const LayerCallView& view) {
   const comm::Domain domain = comm::Domain::from_group_name(std::string(view.group));
   const auto ready = find_ready(x, weight, bias, view, domain);
-  if (ready) return run(*ready, x, weight, bias);
+  if (ready->convolution) return run(*ready->convolution, x, weight, bias);
 
   ConvArguments rest = arguments_of(view);
   const Border border = border_of(view);
@@ -73,7 +73,7 @@ at::Tensor call(const at::Tensor& x, const at::Tensor& weight, const std::option
     rest.padding_mode = "zeros";
   }
   const Cut cut = cut_of(view);
-  trace_copy(cut.layer, "rows beyond the grid are not all of the rank at that end, or the layer pads twice");
+  trace_copy(cut.layer, ready->copy_reason);
   const auto [padded, padded_cut] = pad(x, border, rest, weight.size(cut.dim), cut);
   return conv(padded, weight, bias, rest, padded_cut);
 }

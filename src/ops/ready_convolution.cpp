@@ -15,7 +15,13 @@ namespace graticule::ops {
 namespace {
 
 using Ints = std::vector<int64_t>;
-using Ready = std::shared_ptr<const ReadyConvolution>;
+using Ready = std::shared_ptr<const ReadyCall>;
+
+Ready ready_call(ReadyConvolution convolution) {
+  return std::make_shared<const ReadyCall>(ReadyCall{std::move(convolution)});
+}
+
+Ready padded_copy(const char* reason) { return std::make_shared<const ReadyCall>(ReadyCall{std::nullopt, reason}); }
 
 bool all_zero(const Ints& values) {
   return std::all_of(values.begin(), values.end(), [](int64_t value) { return value == 0; });
@@ -87,42 +93,44 @@ Ready zero_padded_conv(const at::Tensor& x, const at::Tensor& weight, const Conv
     ready.zeros_after[i] = a.pad_after[i] - ready.options.padding[i];
   }
   if (all_zero(ready.zeros_before) && all_zero(ready.zeros_after)) ready.zeros_before = ready.zeros_after = {};
-  return std::make_shared<const ReadyConvolution>(std::move(ready));
+  return ready_call(std::move(ready));
 }
 
-// Whether the convolution op can put this border around the grid by itself, without a copy: what every rank knows.
-bool takes_border(const at::Tensor& x, const at::Tensor& weight, const ConvArguments& a, const Border& border,
-                  const Cut& cut) {
-  if (border.along == "circular" || x.size(0) == 0) return false;
+// Why the convolution op cannot put this border around the grid by itself, without a copy, or null: what every rank
+// knows.
+const char* why_not_in_place(const at::Tensor& x, const at::Tensor& weight, const ConvArguments& a,
+                             const Border& border, const Cut& cut) {
+  if (x.size(0) == 0) return "no samples";
   const rows::Boundary along = rows::boundary_from_name(border.along, true);
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     const size_t i = dim - 2;
     const rows::Stencil s{weight.size(dim), a.stride[i], border.before[i], a.dilation[i]};
     const int64_t output = rows::coarse_size(s, whole_size(x, dim, cut), border.after[i]);
-    if (output < 1) return false;
-    if (dim != cut.dim && border.before[i] != border.after[i]) return false;
-    if (dim == cut.dim && !border_is_local(s, rows::Partition(cut.in_offsets), output, along)) return false;
+    if (output < 1) return "no output";
+    if (dim != cut.dim && border.before[i] != border.after[i]) return "more padding on one side than on the other";
+    if (dim == cut.dim && !takes_boundary(s, rows::Partition(cut.in_offsets), output, along)) {
+      return along == rows::Boundary::circular ? "the windows do not go round the grid: rows / stride is not the output"
+                                               : "rows beyond the grid are not all of the rank at that end";
+    }
   }
-  return true;
+  return nullptr;
 }
 
-// Null where it takes a padded copy.
 Ready bordered_conv(const at::Tensor& x, const at::Tensor& weight, const ConvArguments& a, const Border& border,
                     const Cut& cut, const comm::Domain& domain) {
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
     const std::string& mode = dim == cut.dim ? border.along : border.across;
     check_padding(border.before[dim - 2], border.after[dim - 2], whole_size(x, dim, cut), mode, cut);
   }
-  if (!takes_border(x, weight, a, border, cut)) return nullptr;
+  if (const char* reason = why_not_in_place(x, weight, a, border, cut)) return padded_copy(reason);
   const size_t i = cut.dim - 2;
   const rows::Stencil s{weight.size(cut.dim), a.stride[i], border.before[i], a.dilation[i]};
   const int64_t output_rows = rows::coarse_size(s, cut.in_offsets.back(), border.after[i]);
-  return std::make_shared<const ReadyConvolution>(
-      ReadyConvolution{{a.stride, border.before, a.dilation, false, Ints(a.stride.size()), a.groups,
-                        rows::boundary_from_name(border.along, true), rows::boundary_from_name(border.across, true)},
-                       placement_of(cut, output_rows, domain),
-                       {},
-                       {}});
+  return ready_call({{a.stride, border.before, a.dilation, false, Ints(a.stride.size()), a.groups,
+                      rows::boundary_from_name(border.along, true), rows::boundary_from_name(border.across, true)},
+                     placement_of(cut, output_rows, domain),
+                     {},
+                     {}});
 }
 
 void check_lists(const ConvArguments& a, int64_t dims, const Cut& cut, const comm::Domain& domain) {
@@ -165,11 +173,10 @@ Ready resolve_transposed(const at::Tensor& x, const at::Tensor& weight, const st
                       " gives an output of ", output, ", too small", rank_text(domain));
     if (dim == cut.dim) output_rows = output;
   }
-  return std::make_shared<const ReadyConvolution>(
-      ReadyConvolution{{a.stride, a.pad_before, a.dilation, true, output_padding, a.groups},
-                       placement_of(cut, output_rows, domain),
-                       {},
-                       {}});
+  return ready_call({{a.stride, a.pad_before, a.dilation, true, output_padding, a.groups},
+                     placement_of(cut, output_rows, domain),
+                     {},
+                     {}});
 }
 
 Ready resolve_periodic(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -181,7 +188,7 @@ Ready resolve_periodic(const at::Tensor& x, const at::Tensor& weight, const std:
   check_weight(x, weight, bias, a.groups, false, cut, domain);
   check_list(border.before, 2, 0, "padding", cut, domain);
   const bool closed = all_zero(a.pad_before) && all_zero(a.pad_after) && a.stride.size() == 2 && a.dilation.size() == 2;
-  return closed ? bordered_conv(x, weight, a, border, cut, domain) : nullptr;
+  return closed ? bordered_conv(x, weight, a, border, cut, domain) : padded_copy("the layer pads twice");
 }
 
 Ready resolve(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -216,10 +223,10 @@ Border border_of(const LayerCallView& call) {
   return {mode, mode, call.pad_before.vec(), call.pad_after.vec()};
 }
 
-std::shared_ptr<const ReadyConvolution> find_ready(const at::Tensor& x, const at::Tensor& weight,
-                                                   const std::optional<at::Tensor>& bias, const LayerCallView& a,
-                                                   const comm::Domain& domain) {
-  static halo::PlanCache<ReadyConvolution> known;
+std::shared_ptr<const ReadyCall> find_ready(const at::Tensor& x, const at::Tensor& weight,
+                                            const std::optional<at::Tensor>& bias, const LayerCallView& a,
+                                            const comm::Domain& domain) {
+  static halo::PlanCache<ReadyCall> known;
   halo::PlanKey key;
   key.add(static_cast<int64_t>(a.kind)).add(a.stride).add(a.pad_before).add(a.pad_after).add(a.padding_mode);
   key.add(a.dilation).add(a.groups).add(a.more).add(a.in_offsets).add(a.out_offsets).add(a.dim);

@@ -52,10 +52,16 @@ struct ReadyConvolution {
   std::vector<int64_t> zeros_before, zeros_after;
 };
 
-/// Found in O(1) after the first call with equal facts: arguments, sizes and dtypes. Null where no convolution alone
-/// does it, but one of a padded copy. Throws what is wrong with the call, from what every rank knows.
-std::shared_ptr<const ReadyConvolution> find_ready(const at::Tensor& x, const at::Tensor& weight,
-                                                   const std::optional<at::Tensor>& bias, const LayerCallView& call,
-                                                   const comm::Domain& domain);
+/// A convolution; or, where no convolution alone does it but one of a padded copy, why.
+struct ReadyCall {
+  std::optional<ReadyConvolution> convolution;
+  const char* copy_reason = "";
+};
+
+/// Found in O(1) after the first call with equal facts: arguments, sizes and dtypes. Throws what is wrong with the
+/// call, from what every rank knows.
+std::shared_ptr<const ReadyCall> find_ready(const at::Tensor& x, const at::Tensor& weight,
+                                            const std::optional<at::Tensor>& bias, const LayerCallView& call,
+                                            const comm::Domain& domain);
 
 }  // namespace graticule::ops

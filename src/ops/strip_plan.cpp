@@ -153,6 +153,8 @@ struct Facts {
   double flops_of_coarse_row;
   double weight_values;
 
+  // Windows go round the grid, forward and backward: rows beyond either end are those of the other.
+  [[nodiscard]] bool round() const { return boundary == Boundary::circular; }
   [[nodiscard]] double flops_of_a_call() const { return flops_of_call + flops_of_copied_value * weight_values; }
   [[nodiscard]] Interval grid() const { return extended_grid(s, input.rows(), output.rows(), boundary); }
   [[nodiscard]] Interval extended(int rank) const {
@@ -176,7 +178,7 @@ struct Facts {
     const Interval reach = transposed ? rows::fine_rows(s, own)
                                       : Interval{rows::ceil_div(own.begin + s.padding - s.span() + 1, s.stride),
                                                  rows::floor_div(own.end - 1 + s.padding, s.stride) + 1};
-    return rows::intersect(reach, {0, output.rows()});
+    return round() ? reach : rows::intersect(reach, {0, output.rows()});
   }
   [[nodiscard]] RowPairs pairs(int rank, Interval outside) const {
     const Interval own = input.interval(rank);
@@ -184,10 +186,12 @@ struct Facts {
     return {rows::intersect(rows::coarse_rows(s, outside), own), outside};
   }
   [[nodiscard]] RowPairs pairs_before(int rank) const {
-    return pairs(rank, rows::intersect(reached(rank), {0, output.interval(rank).begin}));
+    const Interval reach = reached(rank);
+    return pairs(rank, {reach.begin, std::min(reach.end, output.interval(rank).begin)});
   }
   [[nodiscard]] RowPairs pairs_after(int rank) const {
-    return pairs(rank, rows::intersect(reached(rank), {output.interval(rank).end, output.rows()}));
+    const Interval reach = reached(rank);
+    return pairs(rank, {std::max(reach.begin, output.interval(rank).end), reach.end});
   }
   // A call for each coarse row, with as much of the kernel as meets fine rows.
   [[nodiscard]] double flops_of_pairs(const RowPairs& pairs) const {
@@ -224,7 +228,7 @@ struct Facts {
                       flops_of_pairs(pairs_before(rank)) + flops_of_pairs(pairs_after(rank))};
     const Interval own = input.interval(rank);
     Seams seams = d.to_coarse ? rows::coarse_seams(s, own, d.source, d.source_rows)
-                              : rows::fine_seams(s, own, d.source, d.source_rows);
+                              : rows::fine_seams(s, own, d.source, d.source_rows, round());
     seams.before.begin = d.target.begin;
     seams.after.end = d.target.end;
     return make_strips(s, d, seams, fit(rank));
@@ -306,7 +310,8 @@ StripPlan make_plan(const Facts& facts, int rank) {
   plan.weight_by_output_rows = goes_by_output_rows(facts, backward);
   if (plan.weight_by_output_rows) plan.kept = kept_rows(facts, rank, plan.forward);
   plan.forward.exchange = exchange_of(forward, facts.input, facts.boundary, rank);
-  plan.backward.exchange = exchange_of(backward, facts.output, Boundary::zeros, rank);
+  const Boundary beyond_output = facts.round() ? Boundary::circular : Boundary::zeros;
+  plan.backward.exchange = exchange_of(backward, facts.output, beyond_output, rank);
   return plan;
 }
 
@@ -327,13 +332,14 @@ void force_convolution_path(ConvolutionPath path) { forced_path = path; }
 ConvolutionPath forced_convolution_path() { return forced_path; }
 
 Interval extended_grid(const Stencil& s, int64_t in_rows, int64_t out_rows, Boundary boundary) {
-  if (boundary == Boundary::zeros) return {0, in_rows};
+  if (boundary == Boundary::zeros || boundary == Boundary::circular) return {0, in_rows};
   const Interval reached = rows::fine_rows(s, {0, out_rows});
   return {std::min<int64_t>(reached.begin, 0), std::max(reached.end, in_rows)};
 }
 
-bool border_is_local(const Stencil& s, const Partition& input, int64_t out_rows, Boundary boundary) {
+bool takes_boundary(const Stencil& s, const Partition& input, int64_t out_rows, Boundary boundary) {
   if (boundary == Boundary::zeros) return true;
+  if (boundary == Boundary::circular) return rows::goes_round(s, input.rows(), out_rows);
   const int64_t more = boundary == Boundary::reflect ? 1 : 0;
   const Interval grid = extended_grid(s, input.rows(), out_rows, boundary);
   const auto holds = [&](Interval shard, int64_t beyond) {
@@ -356,6 +362,9 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
                       " and ", p.output.ranks(), " ranks, called on rank ", rank);
     const std::vector<int64_t> out_sizes = output_sizes(x, weight, o, p.dim, p.output.interval(rank).size());
     const Facts facts = facts_of(x, weight, o, p, out_sizes);
+    TORCH_CHECK_VALUE(takes_boundary(facts.s, p.input, p.output.rows(), o.row_boundary), p.layer,
+                      ": a convolution alone cannot make the rows beyond a grid of ", p.input.rows(), " rows for ",
+                      p.output.rows(), " output rows, on rank ", rank);
     StripPlan plan = make_plan(facts, rank);
     plan.x_sizes = x.sizes().vec();
     plan.out_sizes = out_sizes;

@@ -60,10 +60,12 @@ struct StripPlan {
 std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::Tensor& weight,
                                                  const ConvolutionArguments& arguments, int rank);
 
-/// Input rows of the whole grid and those beyond its ends that the layer's windows reach.
+/// Input rows of the whole grid and those beyond its ends that the layer's windows reach and a rank stands for: on a
+/// circular grid none.
 rows::Interval extended_grid(const rows::Stencil& s, int64_t in_rows, int64_t out_rows, rows::Boundary boundary);
 
-/// Whether every row beyond the grid is made of rows of the rank at that end: convolution takes no others.
-bool border_is_local(const rows::Stencil& s, const rows::Partition& input, int64_t out_rows, rows::Boundary boundary);
+/// Whether convolution takes this boundary: every row beyond the grid is made of rows of the rank at that end, or the
+/// windows go round a circular grid.
+bool takes_boundary(const rows::Stencil& s, const rows::Partition& input, int64_t out_rows, rows::Boundary boundary);
 
 }  // namespace graticule::ops

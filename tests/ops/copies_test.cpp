@@ -51,7 +51,7 @@ at::Tensor values(at::IntArrayRef sizes, int64_t seed) { return random_like(size
 
 std::vector<Subject> subjects() {
   std::vector<Subject> result;
-  for (const std::string mode : {"zeros", "reflect", "replicate"}) {
+  for (const std::string mode : {"zeros", "reflect", "replicate", "circular"}) {
     result.push_back({"conv, " + mode, [mode](const at::Tensor& x, const Cut& cut) {
                         return conv(x, values({16, 16, 3, 3}, 2).requires_grad_(), std::nullopt,
                                     {{1, 1}, {1, 1}, {1, 1}, mode, {1, 1}, 1}, cut);
@@ -124,7 +124,7 @@ TEST(Copies, NoneIsMadeOfAShard) {
 TEST(Copies, AreFourOfWholeWindows) {
   force_convolution_path(ConvolutionPath::whole_windows);
   for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
-    for (const Subject& subject : {subjects().at(0), subjects().at(3)}) {
+    for (const Subject& subject : {subjects().at(0), subjects().at(4)}) {
       const int copies = copies_with(subject, format, 3);
       EXPECT_LE(copies, 3 * 4) << subject.name << (format == at::MemoryFormat::Contiguous ? "" : ", channels last");
     }

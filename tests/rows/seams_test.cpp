@@ -76,6 +76,33 @@ TEST(Seams, EveryFineRowOutsideThemIsTouchedByTheShardAlone) {
   EXPECT_GT(inside, 1000);
 }
 
+// Windows go round: a row stands at all its places, one grid apart, and windows one grid of coarse rows apart are one.
+TEST(Seams, GoRoundACircularGrid) {
+  int64_t inside = 0;
+  for_each_cut([&](const Stencil& s, const Partition& fine, const Partition& coarse) {
+    if (!goes_round(s, fine.rows(), coarse.rows())) return;
+    for (int rank = 0; rank < fine.ranks(); ++rank) {
+      const Interval source = coarse.interval(rank);
+      const Interval target = fine.interval(rank);
+      const Seams forward = coarse_seams(s, source, target, fine.rows(), true);
+      for (int64_t row = forward.before.end; row < forward.after.begin; ++row) {
+        ++inside;
+        for (int64_t at = -2 * fine.rows(); at < 3 * fine.rows(); ++at) {
+          EXPECT_TRUE(target.contains(at) || !touches(s, row, at)) << "row " << row << " takes row " << at;
+        }
+      }
+      const Seams backward = fine_seams(s, target, source, coarse.rows(), true);
+      for (int64_t at = backward.before.end; at < backward.after.begin; ++at) {
+        ++inside;
+        for (int64_t row = -2 * coarse.rows(); row < 3 * coarse.rows(); ++row) {
+          EXPECT_TRUE(source.contains(row) || !touches(s, row, at)) << "row " << row << " touches row " << at;
+        }
+      }
+    }
+  });
+  EXPECT_GT(inside, 300);
+}
+
 TEST(Seams, AreNoWiderThanTheHalo) {
   for (const Stencil& s : {Stencil{3, 1, 1, 1}, Stencil{4, 2, 1, 1}, Stencil{32, 2, 15, 1}, Stencil{4, 4, 0, 1}}) {
     const int64_t rows = 360;

@@ -22,7 +22,8 @@ struct ConvolutionOptions {
   bool transposed = false;
   std::vector<int64_t> output_padding;  ///< along the cut the number of output rows says it already
   int64_t groups = 1;
-  /// What stands beyond the grid along the cut: zeros, reflect or replicate; of a transposed convolution zeros.
+  /// What stands beyond the grid along the cut: zeros, reflect, replicate, or circular where the windows go round
+  /// (`rows::goes_round`); of a transposed convolution zeros.
   rows::Boundary row_boundary = rows::Boundary::zeros;
   /// What stands there across the cut: zeros, reflect, replicate or circular.
   rows::Boundary across_boundary = rows::Boundary::zeros;

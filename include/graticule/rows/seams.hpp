@@ -59,14 +59,16 @@ struct Seams {
   return seams;
 }
 
-/// Of the fine rows `target`, those that windows of other coarse rows than `source` touch, of `rows` coarse rows.
-[[nodiscard]] constexpr Seams fine_seams(const Stencil& s, Interval target, Interval source, int64_t rows) {
+/// Of the fine rows `target`, those that windows of other coarse rows than `source` touch, of `rows` coarse rows, or of
+/// as many again and again where windows go `round` the grid.
+[[nodiscard]] constexpr Seams fine_seams(const Stencil& s, Interval target, Interval source, int64_t rows,
+                                         bool round = false) {
   Seams seams{{target.begin, target.begin}, {target.end, target.end}};
-  if (source.begin > 0) {
+  if (source.begin > 0 || round) {
     const int64_t inside = (source.begin - 1) * s.stride - s.padding + s.span();
     seams.before.end = std::clamp(inside, target.begin, target.end);
   }
-  if (source.end < rows) {
+  if (source.end < rows || round) {
     const int64_t outside = source.end * s.stride - s.padding;
     seams.after.begin = std::clamp(outside, target.begin, target.end);
   }

@@ -59,6 +59,11 @@ struct Stencil {
   return (rows - 1) * s.stride - 2 * s.padding + s.span() + output_padding;
 }
 
+/// Whether windows go round a circular grid: that of coarse row `coarse_rows` on reads the same rows as that of row 0.
+[[nodiscard]] constexpr bool goes_round(const Stencil& s, int64_t fine_rows, int64_t coarse_rows) {
+  return coarse_rows * s.stride == fine_rows;
+}
+
 /// Rows that a rank needs of its neighbours at a cut that lines up with the stride, from the wider side.
 [[nodiscard]] constexpr int64_t halo_width(const Stencil& s) {
   return std::max<int64_t>({s.padding, s.span() - s.stride - s.padding, 0});
