@@ -110,6 +110,7 @@ Four forward(const at::Tensor& x, const Optional& weight, const Optional& bias, 
   const comm::Domain domain = checked_domain(x, a);
   const GroupNormSteps& steps = group_norm_steps(x, weight, bias);
   const at::Tensor input = steps.prepare(x, x);
+  const NormTrace trace(a.layer, "forward", steps, domain.size(), !input.is_same(x), /*writes=*/true);
   const double values = x.size(0) == 0 ? 0 : values_on(x, a, x.size(dim)) / static_cast<double>(x.size(0));
   at::Tensor moments = over_samples(steps.moments(input, x.size(1)), values);
   const double total = values_on(x, a, a.offsets.back());
@@ -133,6 +134,7 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
   const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt);
   const at::Tensor input = steps.prepare(x, x);
   const at::Tensor g = steps.prepare(grad, x);
+  const NormTrace trace(a.layer, "backward", steps, domain.size(), !input.is_same(x) || !g.is_same(grad), wanted[0]);
   const at::Tensor means = for_each_sample(mean, x);
   at::Tensor sums = at::zeros({2, x.size(1)}, x.options().dtype(at::kDouble));
   if (x.numel() > 0) sums = steps.channel_sums(g, input, means).sum(1);

@@ -4,11 +4,14 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <utility>
+
 #include "graticule/comm/collectives.hpp"
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "ops/autograd_support.hpp"
 #include "ops/cut_checks.hpp"
+#include "ops/group_norm_call.hpp"
 #include "ops/group_norm_steps.hpp"
 
 namespace graticule::ops {
@@ -20,65 +23,32 @@ using torch::autograd::variable_list;
 using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using Optional = std::optional<at::Tensor>;
 
-struct Arguments : torch::CustomClassHolder {
-  int64_t num_groups;
-  double eps;
-  std::vector<int64_t> in_offsets;
-  int64_t dim;
-  std::string group, layer;
+using Call = std::shared_ptr<const GroupNormCall>;
 
-  Arguments(int64_t groups_, double eps_, std::vector<int64_t> offsets_, int64_t dim_, std::string group_,
-            std::string layer_)
-      : num_groups(groups_),
-        eps(eps_),
-        in_offsets(std::move(offsets_)),
-        dim(dim_),
-        group(std::move(group_)),
-        layer(std::move(layer_)) {}
+// What backward is told.
+struct Saved : torch::CustomClassHolder {
+  Call call;
+  explicit Saved(Call made) : call(std::move(made)) {}
 };
-using ArgumentsPointer = c10::intrusive_ptr<Arguments>;
 
-// Elements of one group of one sample on `rows` rows.
-int64_t elements(const at::Tensor& x, const Arguments& a, int64_t rows) {
-  int64_t count = x.size(1) / a.num_groups;
-  for (int64_t d = 2; d < x.dim(); ++d) count *= d == a.dim ? rows : x.size(d);
-  return count;
-}
-
-// The same on each rank.
-std::vector<double> elements_of_ranks(const at::Tensor& x, const Arguments& a) {
-  std::vector<double> counts;
-  for (size_t rank = 0; rank + 1 < a.in_offsets.size(); ++rank) {
-    counts.push_back(static_cast<double>(elements(x, a, a.in_offsets[rank + 1] - a.in_offsets[rank])));
-  }
-  return counts;
-}
-
-// What the ranks must agree on beside the shape of their statistics.
-comm::Facts call_facts(const at::Tensor& x, const Arguments& a, const char* direction) {
-  comm::Facts facts;
-  facts.add(direction).add(static_cast<int64_t>(x.scalar_type())).add(a.num_groups).add(a.eps).add(a.dim);
-  facts.add(a.in_offsets);
-  for (int64_t d = 0; d < x.dim(); ++d) facts.add(d == a.dim ? 0 : x.size(d));
-  return facts;
-}
-
-Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
+Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const GroupNormCall& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   check_own_rows(x, a.dim, a.in_offsets, a.layer, domain);
   const GroupNormSteps& steps = group_norm_steps(x, weight, bias);
   const at::Tensor input = steps.prepare(x, x);
+  const NormTrace trace(a.layer, "forward", steps, domain.size(), !input.is_same(x), /*writes=*/true);
   const std::vector<at::Tensor> moments =
-      comm::all_gather(domain, steps.moments(input, a.num_groups), a.layer, call_facts(x, a, "forward"));
-  return steps.normalise(input, weight, bias, moments, elements_of_ranks(x, a), a.eps);
+      comm::all_gather(domain, steps.moments(input, a.num_groups), a.layer, a.forward);
+  return steps.normalise(input, weight, bias, moments, a.elements, a.eps);
 }
 
 Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
-               const Optional& weight, const Arguments& a, std::array<bool, 3> wanted) {
+               const Optional& weight, const GroupNormCall& a, std::array<bool, 3> wanted) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt);
   const at::Tensor input = steps.prepare(x, x);
   const at::Tensor g = steps.prepare(grad, x);
+  const NormTrace trace(a.layer, "backward", steps, domain.size(), !input.is_same(x) || !g.is_same(grad), wanted[0]);
   const at::Tensor channel_sums = steps.channel_sums(g, input, mean);
   Three result;
   if (wanted[1] || wanted[2]) {
@@ -88,18 +58,18 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
         steps.parameter_gradients(channel_sums, rstd, type, {wanted[1], wanted[2]});
   }
   // Another rank's x may need a gradient, and with it these sums.
-  const std::vector<at::Tensor> group_sums = comm::all_gather(
-      domain, steps.group_sums(channel_sums, weight, a.num_groups), a.layer, call_facts(x, a, "backward"));
+  const std::vector<at::Tensor> group_sums =
+      comm::all_gather(domain, steps.group_sums(channel_sums, weight, a.num_groups), a.layer, a.backward);
   if (!wanted[0]) return result;
-  const auto total = static_cast<double>(elements(x, a, a.in_offsets.back()));
-  std::get<0>(result) = steps.input_gradient(g, input, mean, rstd, weight, group_sums, total);
+  std::get<0>(result) = steps.input_gradient(g, input, mean, rstd, weight, group_sums, a.total);
   return result;
 }
 
 #define GRATICULE_NORM_ARGUMENTS                                                                   \
   int64_t num_groups, double eps, at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, \
       c10::string_view layer
-#define GRATICULE_COLLECT_NORM Arguments(num_groups, eps, in_offsets.vec(), dim, std::string(group), std::string(layer))
+#define GRATICULE_NORM_VIEW \
+  GroupNormView { num_groups, eps, in_offsets, dim, group, layer }
 
 using ForwardSchema = Three(const at::Tensor&, const Optional&, const Optional&, int64_t, double, at::IntArrayRef,
                             int64_t, c10::string_view, c10::string_view);
@@ -107,26 +77,26 @@ using BackwardSchema = Three(const at::Tensor&, const at::Tensor&, const at::Ten
                              const Optional&, int64_t, double, at::IntArrayRef, int64_t, c10::string_view,
                              c10::string_view, std::array<bool, 3>);
 
-Three call_forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const Arguments& a) {
+Three call_forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const GroupNormView& a) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("graticule::group_norm_forward", "").typed<ForwardSchema>();
   return op.call(x, weight, bias, a.num_groups, a.eps, a.in_offsets, a.dim, a.group, a.layer);
 }
 
 Three call_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
-                    const Optional& weight, const Arguments& a, std::array<bool, 3> wanted) {
+                    const Optional& weight, const GroupNormView& a, std::array<bool, 3> wanted) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("graticule::group_norm_backward", "").typed<BackwardSchema>();
   return op.call(grad, x, mean, rstd, weight, a.num_groups, a.eps, a.in_offsets, a.dim, a.group, a.layer, wanted);
 }
 
 Three forward_kernel(const at::Tensor& x, const Optional& weight, const Optional& bias, GRATICULE_NORM_ARGUMENTS) {
-  return forward(x, weight, bias, GRATICULE_COLLECT_NORM);
+  return forward(x, weight, bias, *find_group_norm_call(x, GRATICULE_NORM_VIEW));
 }
 
 Three backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                       const Optional& weight, GRATICULE_NORM_ARGUMENTS, std::array<bool, 3> wanted) {
-  return backward(grad, x, mean, rstd, weight, GRATICULE_COLLECT_NORM, wanted);
+  return backward(grad, x, mean, rstd, weight, *find_group_norm_call(x, GRATICULE_NORM_VIEW), wanted);
 }
 
 Three forward_meta(const at::Tensor& x, const Optional&, const Optional&, int64_t num_groups, double, at::IntArrayRef,
@@ -149,11 +119,11 @@ Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, c
 
 struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& x, const Optional& weight, const Optional& bias,
-                               const ArgumentsPointer& a) {
+                               const Call& a) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, mean, rstd] = call_forward(x, weight, bias, *a);
+    auto [y, mean, rstd] = call_forward(x, weight, bias, a->view());
     ctx->save_for_backward({x, mean, rstd, weight.value_or(at::Tensor())});
-    ctx->saved_data["arguments"] = c10::IValue::make_capsule(a);
+    ctx->saved_data["arguments"] = c10::IValue::make_capsule(c10::make_intrusive<Saved>(a));
     ctx->saved_data["bias"] = bias.has_value() && bias->defined();
     ctx->mark_non_differentiable({mean, rstd});
     // Else autograd makes zeros for the gradients of these two in every backward.
@@ -162,73 +132,45 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto& a = static_cast<const Arguments&>(*ctx->saved_data["arguments"].toCapsule());
+    const auto& a = *static_cast<const Saved&>(*ctx->saved_data["arguments"].toCapsule()).call;
     const variable_list saved = ctx->get_saved_variables();
     const bool affine = saved[3].defined();
     // Only tensors that were given are counted.
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), affine && ctx->needs_input_grad(1),
                                      ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(affine ? 2 : 1)};
     const Optional weight = affine ? Optional(saved[3]) : std::nullopt;
-    auto [grad_x, grad_weight, grad_bias] = call_backward(grads[0], saved[0], saved[1], saved[2], weight, a, wanted);
+    auto [grad_x, grad_weight, grad_bias] =
+        call_backward(grads[0], saved[0], saved[1], saved[2], weight, a.view(), wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
   }
 };
 
 Three forward_autograd(const at::Tensor& x, const Optional& weight, const Optional& bias, GRATICULE_NORM_ARGUMENTS) {
-  const variable_list results =
-      GroupNormFunction::apply(x, weight, bias, c10::make_intrusive<Arguments>(GRATICULE_COLLECT_NORM));
+  const variable_list results = GroupNormFunction::apply(x, weight, bias, find_group_norm_call(x, GRATICULE_NORM_VIEW));
   return {results[0], results[1], results[2]};
 }
 
 Three backward_autograd(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                         const Optional& weight, GRATICULE_NORM_ARGUMENTS, std::array<bool, 3> wanted) {
-  const Arguments a = GRATICULE_COLLECT_NORM;
-  refuse_double_backward(a.layer, {grad, x, weight.value_or(at::Tensor())});
+  const Call a = find_group_norm_call(x, GRATICULE_NORM_VIEW);
+  refuse_double_backward(a->layer, {grad, x, weight.value_or(at::Tensor())});
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(grad, x, mean, rstd, weight, a, wanted);
+  return call_backward(grad, x, mean, rstd, weight, a->view(), wanted);
 }
 
-// The dtype in which autocast would run at::group_norm: asked of ATen, on one element.
-at::ScalarType autocast_type(const at::Tensor& x) {
-  const at::NoGradGuard no_grad;
-  return at::group_norm(at::zeros({1, 1, 2}, x.options()), 1).scalar_type();
-}
-
-void check_parameter(const Optional& parameter, const at::Tensor& x, const char* name, const Cut& cut,
-                     const comm::Domain& domain) {
-  if (!parameter.has_value() || !parameter->defined()) return;
-  TORCH_CHECK_VALUE(parameter->dim() == 1 && parameter->size(0) == x.size(1), cut.layer, ": expected a ", name, " of ",
-                    x.size(1), " values, got ", parameter->sizes(), rank_text(domain));
-  const bool mixed = at::isReducedFloatingType(x.scalar_type()) && parameter->scalar_type() == at::kFloat;
-  TORCH_CHECK_TYPE(mixed || parameter->scalar_type() == x.scalar_type(), cut.layer, ": expected a ", name,
-                   " of the input's dtype ", x.scalar_type(), ", got ", parameter->scalar_type(), rank_text(domain));
+at::Tensor call(const at::Tensor& x, const Optional& weight, const Optional& bias, const GroupNormView& view) {
+  const comm::Domain domain = comm::Domain::from_group_name(std::string(view.group));
+  const at::ScalarType type = check_group_norm(x, weight, bias, view, domain);
+  if (type == x.scalar_type()) return std::get<0>(call_forward(x, weight, bias, view));
+  const auto cast = [&](const Optional& t) { return t.has_value() && t->defined() ? Optional(t->to(type)) : t; };
+  return std::get<0>(call_forward(x.to(type), cast(weight), cast(bias), view));
 }
 
 }  // namespace
 
 at::Tensor group_norm(const at::Tensor& x, int64_t num_groups, const Optional& weight, const Optional& bias, double eps,
                       const Cut& cut) {
-  const comm::Domain domain = comm::Domain::from_group_name(cut.group);
-  check_cut(x, cut, domain);
-  TORCH_CHECK_VALUE(num_groups >= 1 && x.size(1) % num_groups == 0, cut.layer, ": ", num_groups,
-                    " groups do not divide ", x.size(1), " channels", rank_text(domain));
-  const Arguments a(num_groups, eps, cut.in_offsets, cut.dim, cut.group, cut.layer);
-  TORCH_CHECK_VALUE(x.size(0) * elements(x, a, cut.in_offsets.back()) != 1, cut.layer,
-                    ": expected more than one value to normalise, got one", rank_text(domain));
-  at::Tensor input = x;
-  Optional w = weight;
-  Optional b = bias;
-  if (under_autocast(x)) {
-    const at::ScalarType type = autocast_type(x);
-    if (type != x.scalar_type()) {
-      input = x.to(type);
-      if (w.has_value() && w->defined()) w = w->to(type);
-      if (b.has_value() && b->defined()) b = b->to(type);
-    }
-  }
-  check_parameter(w, input, "weight", cut, domain);
-  check_parameter(b, input, "bias", cut, domain);
-  return std::get<0>(call_forward(input, w, b, a));
+  return call(x, weight, bias, {num_groups, eps, cut.in_offsets, cut.dim, cut.group, cut.layer});
 }
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
@@ -243,10 +185,8 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
       "group_norm(Tensor x, int num_groups, Tensor? weight, Tensor? bias, float eps, int[] in_offsets, int dim, "
       "str group, str layer) -> Tensor",
       [](const at::Tensor& x, int64_t num_groups, const Optional& weight, const Optional& bias, double eps,
-         at::IntArrayRef in_offsets, int64_t dim, c10::string_view group, c10::string_view layer) {
-        return group_norm(x, num_groups, weight, bias, eps,
-                          {in_offsets.vec(), {}, dim, std::string(group), std::string(layer)});
-      });
+         at::IntArrayRef in_offsets, int64_t dim, c10::string_view group,
+         c10::string_view layer) { return call(x, weight, bias, {num_groups, eps, in_offsets, dim, group, layer}); });
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("group_norm_forward", forward_kernel);

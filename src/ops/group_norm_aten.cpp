@@ -113,8 +113,8 @@ bool has_loops(at::ScalarType type) {
 }  // namespace
 
 const GroupNormSteps& aten_group_norm_steps() {
-  static constexpr GroupNormSteps steps{prepare,    moments,       normalise, channel_sums, parameter_gradients,
-                                        group_sums, input_gradient};
+  static constexpr GroupNormSteps steps{"ops of ATen",       prepare,    moments,       normalise, channel_sums,
+                                        parameter_gradients, group_sums, input_gradient};
   return steps;
 }
 

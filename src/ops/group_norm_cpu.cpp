@@ -47,8 +47,9 @@ at::Tensor group_sums(const at::Tensor& sums, const std::optional<at::Tensor>& w
 }  // namespace
 
 const GroupNormSteps& cpu_group_norm_steps() {
-  static constexpr GroupNormSteps steps{
-      prepare, cpu_moments, cpu_normalise, cpu_channel_sums, parameter_gradients, group_sums, cpu_input_gradient};
+  static constexpr GroupNormSteps steps{"one pass",    prepare,           cpu_moments,
+                                        cpu_normalise, cpu_channel_sums,  parameter_gradients,
+                                        group_sums,    cpu_input_gradient};
   return steps;
 }
 

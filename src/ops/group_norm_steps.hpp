@@ -11,11 +11,15 @@
 #include <utility>
 #include <vector>
 
+#include "ops/call_trace.hpp"
+
 namespace graticule::ops {
 
 /// x is this rank's rows, (N, C, ...), maybe none. What goes over the wire and what is kept is float64; results have
 /// x's dtype and memory format. Nothing here communicates.
 struct GroupNormSteps {
+  const char* pass;  ///< for traces: what a step that takes all of x is
+
   /// x itself, or the gradient of a result, as the other steps want it: in x's dtype and memory format where they do.
   at::Tensor (*prepare)(const at::Tensor& t, const at::Tensor& x);
 
@@ -49,5 +53,16 @@ const GroupNormSteps& cpu_group_norm_steps();
 /// The steps for these tensors.
 const GroupNormSteps& group_norm_steps(const at::Tensor& x, const std::optional<at::Tensor>& weight,
                                        const std::optional<at::Tensor>& bias);
+
+/// Tells profilers of a normalisation by these steps: "one pass, one collective, one pass". `copies`: the tensors had
+/// to be prepared; `writes`: there is a second pass.
+struct NormTrace {
+  NormTrace(std::string_view layer, const char* direction, const GroupNormSteps& steps, int ranks, bool copies,
+            bool writes)
+      : trace(layer, direction, copies ? "a dense copy, " : "", steps.pass, ranks > 1 ? ", one collective" : "",
+              writes ? ", " : "", writes ? steps.pass : "") {}
+
+  CallTrace trace;
+};
 
 }  // namespace graticule::ops

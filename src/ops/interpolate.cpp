@@ -14,6 +14,7 @@
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/rows/resampling.hpp"
+#include "halo/plan_cache.hpp"
 #include "ops/cut_checks.hpp"
 #include "ops/resample.hpp"
 
@@ -293,15 +294,61 @@ at::Tensor interpolate_in_two(const at::Tensor& x, const InterpolateArguments& a
   return to.size[cut.dim - 2] < cut.in_offsets.back() ? across(along(x)) : along(across(x));
 }
 
-}  // namespace
+// What a call is told beside its tensor, as its schema has it.
+struct View {
+  at::IntArrayRef size;
+  c10::ArrayRef<double> scale_factor;
+  std::string_view mode;
+  std::optional<bool> align_corners, recompute_scale_factor;
+  bool antialias;
+  at::IntArrayRef in_offsets, out_offsets;
+  int64_t dim;
+  std::string_view group, layer;
+};
 
-at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut) {
-  const comm::Domain domain = comm::Domain::from_group_name(cut.group);
+// A call worked out: once for all calls with equal facts.
+struct Ready {
+  InterpolateArguments arguments;
+  Cut cut;
+  Resolved to;
+  rows::Partition output;
+  at::ScalarType type;
+};
+
+std::shared_ptr<const Ready> make_ready(const at::Tensor& x, const View& v, const comm::Domain& domain) {
+  InterpolateArguments a{v.size.vec(),    v.scale_factor.vec(),     std::string(v.mode),
+                         v.align_corners, v.recompute_scale_factor, v.antialias};
+  Cut cut{v.in_offsets.vec(), v.out_offsets.vec(), v.dim, std::string(v.group), std::string(v.layer)};
   check_cut(x, cut, domain);
   check_arguments(x, a, cut, domain);
-  const Resolved to = resolve(x, a, cut, domain);
-  const rows::Partition output = checked_output(cut, to.size[cut.dim - 2], domain);
+  Resolved to = resolve(x, a, cut, domain);
+  rows::Partition output = checked_output(cut, to.size[cut.dim - 2], domain);
   const at::ScalarType type = aten_type(x, a);
+  return std::make_shared<const Ready>(Ready{std::move(a), std::move(cut), std::move(to), std::move(output), type});
+}
+
+std::shared_ptr<const Ready> find_ready(const at::Tensor& x, const View& v, const comm::Domain& domain) {
+  static halo::PlanCache<Ready> known;
+  halo::PlanKey key;
+  const auto add_choice = [&](std::optional<bool> choice) { key.add(choice.has_value() ? int{*choice} : -1); };
+  key.add(v.size).add(v.scale_factor.size());
+  for (const double factor : v.scale_factor) key.add(factor);
+  key.add(v.mode).add(v.antialias).add(v.in_offsets).add(v.out_offsets).add(v.dim).add(v.group).add(v.layer);
+  add_choice(v.align_corners);
+  add_choice(v.recompute_scale_factor);
+  const c10::DeviceType device = x.device().type();
+  const bool autocast = under_autocast(x);
+  key.add(static_cast<int64_t>(device)).add(autocast).add(domain.rank()).add(domain.size());
+  key.add(autocast ? static_cast<int64_t>(at::autocast::get_autocast_dtype(device)) : -1);
+  key.add(static_cast<int64_t>(x.scalar_type())).add(static_cast<int64_t>(halo::memory_format(x))).add(x.dim());
+  for (int64_t d = 0; d < x.dim(); ++d) key.add(x.size(d));
+  return known.find(key, [&] { return make_ready(x, v, domain); });
+}
+
+at::Tensor call(const at::Tensor& x, const View& view) {
+  const comm::Domain domain = comm::Domain::from_group_name(std::string(view.group));
+  const auto ready = find_ready(x, view, domain);
+  const auto& [a, cut, to, output, type] = *ready;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   // Rows and columns round one after the other; in a half type that would be one rounding too many.
   const at::Tensor input = x.to(at::isReducedFloatingType(type) ? at::kFloat : type);
@@ -314,6 +361,13 @@ at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const
   return result.to(type).contiguous(loses_format ? at::MemoryFormat::Contiguous : format);
 }
 
+}  // namespace
+
+at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut) {
+  return call(x, {a.size, a.scale_factor, a.mode, a.align_corners, a.recompute_scale_factor, a.antialias,
+                  cut.in_offsets, cut.out_offsets, cut.dim, cut.group, cut.layer});
+}
+
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
       "interpolate(Tensor x, int[] size, float[] scale_factor, str mode, bool? align_corners, "
@@ -323,9 +377,8 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
          std::optional<bool> align_corners, std::optional<bool> recompute_scale_factor, bool antialias,
          at::IntArrayRef in_offsets, at::IntArrayRef out_offsets, int64_t dim, c10::string_view group,
          c10::string_view layer) {
-        return interpolate(
-            x, {size.vec(), scale_factor.vec(), std::string(mode), align_corners, recompute_scale_factor, antialias},
-            {in_offsets.vec(), out_offsets.vec(), dim, std::string(group), std::string(layer)});
+        return call(x, {size, scale_factor, mode, align_corners, recompute_scale_factor, antialias, in_offsets,
+                        out_offsets, dim, group, layer});
       });
 }
 

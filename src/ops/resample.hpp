@@ -15,6 +15,7 @@ struct ResampleCall {
   int64_t dim = 2;  ///< the cut dimension; columns are dimension 3 of 4, then
   const comm::Domain& domain;
   const std::string& layer;
+  const char* direction = "forward";  ///< for traces
 };
 
 /// Whether resample_on_cpu takes t.

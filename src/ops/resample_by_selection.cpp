@@ -3,6 +3,7 @@
 #include "graticule/halo/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/halo/plans.hpp"
+#include "ops/call_trace.hpp"
 #include "ops/resample.hpp"
 
 namespace graticule::ops {
@@ -40,6 +41,7 @@ void add(at::Tensor& result, const at::Tensor& window, int64_t dim, const Select
 }  // namespace
 
 at::Tensor resample_by_selection(const at::Tensor& t, const Resampling& r, const ResampleCall& call) {
+  const CallTrace trace(call.layer, call.direction, "rows selected from a copy with its halo");
   auto plan = halo::find_plan(r.outside->partition, r.needs, rows::Boundary::none, r.outside->rank);
   const at::Tensor window = halo::Gather(t, std::move(plan), {call.dim}, call.domain, call.layer, r.facts).finish();
   at::Tensor result =

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "graticule/halo/exchange.hpp"
+#include "ops/call_trace.hpp"
 #include "ops/parallel_tasks.hpp"
 #include "ops/resample.hpp"
 #include "ops/resample_loops.hpp"
@@ -298,6 +299,20 @@ at::Tensor resample_from(const at::Tensor& t, Outside& outside, const Resampling
   return result;
 }
 
+// For traces.
+const char* order_text(const Resampling& r, const Geometry& from) {
+  if (!r.has_columns) return from.inner() < shortest_row ? "rows alone, as lines" : "rows alone";
+  switch (from.unit == 1 ? r.line_order : r.pixel_order) {
+    case ResampleOrder::rows_first:
+      return "rows, then columns";
+    case ResampleOrder::columns_first:
+      return "columns, then rows";
+    case ResampleOrder::at_once:
+      break;
+  }
+  return "rows and columns at once";
+}
+
 }  // namespace
 
 std::vector<int64_t> resampled_sizes(at::IntArrayRef sizes, const Resampling& r, int64_t dim) {
@@ -310,6 +325,8 @@ std::vector<int64_t> resampled_sizes(at::IntArrayRef sizes, const Resampling& r,
 at::Tensor resample_on_cpu(const at::Tensor& tensor, const Resampling& r, at::MemoryFormat format,
                            const ResampleCall& call) {
   const at::Tensor t = tensor.contiguous(format);
+  const CallTrace trace(call.layer, call.direction, t.is_same(tensor) ? "" : "a dense copy, ", "one pass of ",
+                        order_text(r, geometry_of(t, call.dim, format)));
   Outside outside(std::in_place, t, r.outside, halo::Layout{call.dim}, call.domain, call.layer, r.facts);
   outside->keep_moving();
   return resample_from(t, outside, r, format, call.dim);

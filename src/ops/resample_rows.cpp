@@ -67,7 +67,7 @@ at::Tensor resample(const at::Tensor& t, const Arguments& a, bool adjoint) {
   check_plane(t, a, adjoint);
   const auto plan = find_plan(t, a, domain.rank());
   const Resampling& resampling = adjoint ? plan->adjoint : plan->forward;
-  const ResampleCall call{a.dim, domain, a.layer};
+  const ResampleCall call{a.dim, domain, a.layer, adjoint ? "backward" : "forward"};
   if (has_cpu_loops(t)) return resample_on_cpu(t, resampling, format_of(t, a), call);
   TORCH_CHECK(!a.plane(), a.layer, ": a plane is resampled on the CPU in float32 or float64, got ", t.scalar_type(),
               " on ", t.device());

@@ -55,7 +55,7 @@ TEST(WarmCalls, FindTheLayersConvolutionWithoutTakingMemory) {
     const at::Tensor x = random_like({1, 4, offsets[domain.rank() + 1] - offsets[domain.rank()], 8}, at::kFloat, 1);
     const at::Tensor weight = random_like({4, 4, 3, 3}, at::kFloat, 2);
     const LayerCallView call = conv_call(domain, ones, offsets);
-    std::shared_ptr<const ReadyConvolution> ready;
+    std::shared_ptr<const ReadyCall> ready;
     const auto find = [&] { ready = find_ready(x, weight, std::nullopt, call, domain); };
     EXPECT_GT(allocations_of(find), 0) << "the first call works it out";
     const auto first = ready;
