@@ -44,6 +44,16 @@ class Domain:
             return f"{self.group_name}, rank {self.rank} of {self.size}"
         return self.group_name
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of values that this rank has sent over the group so far, in exchanges and small collectives."""
+        return torch.ops.graticule.domain_bytes_sent(self.group_name)
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages, as bytes_sent counts them; a transport's own collective counts as one to each other rank."""
+        return torch.ops.graticule.domain_messages_sent(self.group_name)
+
     @staticmethod
     def of(source: Any) -> Domain:
         """A domain from a Domain, a process group, a DeviceMesh of one dimension, a DomainParallelManager or a name.

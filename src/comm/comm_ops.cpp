@@ -46,6 +46,12 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
         [](c10::string_view group) -> int64_t { return Domain::from_group_name(std::string(group)).rank(); });
   m.def("domain_size(str group) -> int",
         [](c10::string_view group) -> int64_t { return Domain::from_group_name(std::string(group)).size(); });
+  m.def("domain_bytes_sent(str group) -> int", [](c10::string_view group) {
+    return static_cast<int64_t>(Domain::from_group_name(std::string(group)).bytes_sent());
+  });
+  m.def("domain_messages_sent(str group) -> int", [](c10::string_view group) {
+    return static_cast<int64_t>(Domain::from_group_name(std::string(group)).messages_sent());
+  });
   m.def("bytes_sent() -> int", []() -> int64_t { return static_cast<int64_t>(bytes_sent()); });
   m.def("messages_sent() -> int", []() -> int64_t { return static_cast<int64_t>(messages_sent()); });
   m.def("check_equal(str layer, str facts, str group) -> ()");

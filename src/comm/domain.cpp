@@ -48,6 +48,8 @@ Domain Domain::from_plain_name(const std::string& name) {
 const std::string& Domain::name() const { return state_->name; }
 int Domain::rank() const { return state_->rank; }
 int Domain::size() const { return state_->size; }
+uint64_t Domain::bytes_sent() const { return state_->bytes_sent; }
+uint64_t Domain::messages_sent() const { return state_->messages_sent; }
 const c10::intrusive_ptr<c10d::ProcessGroup>& Domain::group() const { return group_; }
 
 std::chrono::milliseconds Domain::timeout() const {

@@ -1,6 +1,7 @@
 // What the ranks' traffic over one group has come to.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -38,6 +39,8 @@ struct Domain::State {
     const std::lock_guard lock(mutex);
     return received[peer]++;
   }
+
+  std::atomic<uint64_t> bytes_sent{0}, messages_sent{0};  // of payload, so far
 
   std::mutex mutex;                      // guards what follows
   std::vector<uint64_t> sent, received;  // messages to and from each rank so far

@@ -3,6 +3,11 @@
 
 #include <cstdint>
 
+#include "graticule/comm/domain.hpp"
+
 namespace graticule::comm {
-void count_sent(uint64_t bytes, uint64_t messages);
-}
+
+/// Counts what this rank sends: for the domain and for the process.
+void count_sent(const Domain& domain, uint64_t bytes, uint64_t messages);
+
+}  // namespace graticule::comm

@@ -4,6 +4,7 @@
 #include <c10/util/intrusive_ptr.h>
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -26,6 +27,12 @@ class Domain {
   /// How long a rank waits for another one: the environment's GRATICULE_TIMEOUT in seconds, 60 unless set.
   /// Throws c10::ValueError where that is no number over 0.
   [[nodiscard]] std::chrono::milliseconds timeout() const;
+
+  /// Bytes of payload that this rank has sent over the group by exchanges and collectives so far: no headers, and none
+  /// of Gloo's announcements. What a transport adds up by itself counts once.
+  [[nodiscard]] uint64_t bytes_sent() const;
+  /// Messages, as bytes_sent counts them; a transport's own collective counts as one to each other rank.
+  [[nodiscard]] uint64_t messages_sent() const;
 
   struct State;
   [[nodiscard]] State& state() const { return *state_; }

@@ -71,10 +71,8 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
 /// wait for the timeout. The domain is dead on this rank after that: every later call throws `why`.
 void poison(const Domain& domain, const std::string& why);
 
-/// Bytes of payload that this process has sent by exchanges and collectives so far.
+/// What this process has sent so far, over all its domains: as Domain counts it for one.
 uint64_t bytes_sent();
-
-/// Messages, as bytes_sent counts them; a transport's own collective counts as one to each other rank.
 uint64_t messages_sent();
 
 }  // namespace graticule::comm
