@@ -3,7 +3,7 @@
 from graticule import _library as _library  # loads the ops first
 from graticule.compiling import register_effects
 from graticule.domain import Domain
-from graticule.exchange import fold_rows, gather_rows
+from graticule.exchange import fold_rows, fold_rows_of_each, gather_rows, gather_rows_of_each
 from graticule.parallelization import parallelize, unparallelize
 from graticule.periodic import PeriodicConv2d
 from graticule.planning import Plan, plan
@@ -29,9 +29,11 @@ __all__ = [
     "__version__",
     "check_generators",
     "fold_rows",
+    "fold_rows_of_each",
     "from_dtensor",
     "from_local",
     "gather_rows",
+    "gather_rows_of_each",
     "parallelize",
     "plan",
     "report",

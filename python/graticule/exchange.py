@@ -1,4 +1,4 @@
-"""The exchange primitive: rows by interval and boundary, and its adjoint."""
+"""The exchange primitive: rows by interval and boundary, of one tensor or several, and its adjoint."""
 
 from __future__ import annotations
 
@@ -110,3 +110,88 @@ def fold_rows(
     return _exchange(
         "fold_rows", torch.ops.graticule.fold_rows, g, domain, cut, boundary, dim, lon_dim, row_on_pole, flip_sign
     )
+
+
+def _exchange_each(
+    name: str,
+    op: Any,
+    tensors: Sequence[Tensor],
+    domain: Any,
+    cut: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    boundary: str,
+    dim: int,
+    lon_dim: int | None,
+    row_on_pole: bool,
+    flip_signs: Sequence[bool] | None,
+) -> list[Tensor]:
+    """What gather_rows_of_each and fold_rows_of_each do alike: `cut` holds their offsets, begins and ends."""
+    fixed = [fixed_shape(t) for t in tensors]
+    lons = [-1 if lon_dim is None else wrapped_dimension(lon_dim, t, name) for t in fixed]
+    dims = [wrapped_dimension(dim, t, name) for t in fixed]
+    flips = [int(flip) for flip in flip_signs] if flip_signs is not None else [0] * len(fixed)
+    within = Domain.of(domain)
+    offsets, begins, ends = cut
+    rest = (list(offsets), list(begins), list(ends), boundary, dims, lons, row_on_pole, flips)
+    for t, own in zip(fixed, dims, strict=True):
+        _compare_in_check_mode(name, t, own, within, rest)
+    return op(fixed, *rest, within.op_group)
+
+
+def gather_rows_of_each(
+    xs: Sequence[Tensor],
+    domain: Any,
+    offsets: Sequence[int],
+    begins: Sequence[int],
+    ends: Sequence[int],
+    boundary: str = "none",
+    dim: int = -2,
+    lon_dim: int | None = None,
+    row_on_pole: bool = True,
+    flip_signs: Sequence[bool] | None = None,
+) -> list[Tensor]:
+    """gather_rows of several tensors of one grid: what goes to one rank is one message. All ranks must call.
+
+    Args:
+        xs: each this rank's own rows; of any dtypes, sizes beside the rows and numbers of dimensions, on one device; as
+            many on every rank.
+        domain: as all that follows, see gather_rows.
+        offsets: the cut.
+        begins: of the wanted rows.
+        ends: of the wanted rows.
+        boundary: of all.
+        dim: of all; counted from the end it may stand for another dimension in each.
+        lon_dim: likewise.
+        row_on_pole: of all.
+        flip_signs: one for each tensor, for those that hold components of vectors; none flips unless given.
+
+    Returns:
+        As many tensors. Differentiable; the derivative is fold_rows_of_each.
+
+    Raises:
+        ValueError, RuntimeError: as gather_rows.
+
+    """
+    op = torch.ops.graticule.gather_rows_of_each
+    cut = (offsets, begins, ends)
+    return _exchange_each("gather_rows", op, xs, domain, cut, boundary, dim, lon_dim, row_on_pole, flip_signs)
+
+
+def fold_rows_of_each(
+    gs: Sequence[Tensor],
+    domain: Any,
+    offsets: Sequence[int],
+    begins: Sequence[int],
+    ends: Sequence[int],
+    boundary: str = "none",
+    dim: int = -2,
+    lon_dim: int | None = None,
+    row_on_pole: bool = True,
+    flip_signs: Sequence[bool] | None = None,
+) -> list[Tensor]:
+    """The adjoint of gather_rows_of_each: takes what it gives, and returns this rank's own rows of each tensor.
+
+    Arguments and errors are those of gather_rows_of_each. All ranks must call.
+    """
+    op = torch.ops.graticule.fold_rows_of_each
+    cut = (offsets, begins, ends)
+    return _exchange_each("fold_rows", op, gs, domain, cut, boundary, dim, lon_dim, row_on_pole, flip_signs)

@@ -5,13 +5,16 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
-#include "graticule/halo/plans.hpp"
+#include "halo/plan_cache.hpp"
 #include "ops/autograd_support.hpp"
+#include "ops/call_trace.hpp"
 
 namespace graticule::ops {
 namespace {
@@ -23,7 +26,19 @@ using torch::autograd::variable_list;
 // A plan looks at every row beyond the grid.
 constexpr int64_t most_rows_beyond = int64_t{1} << 24;
 
-std::vector<rows::Interval> wanted_rows(const RowExchange& e) {
+using Tensors = std::vector<at::Tensor>;
+
+// What a call is told beside its tensors, as its schema has it: of each tensor how it lies.
+struct View {
+  at::IntArrayRef offsets, begins, ends;
+  std::string_view boundary;
+  at::IntArrayRef dims, lon_dims;
+  bool row_on_pole;
+  at::IntArrayRef flip_signs;
+  std::string_view group;
+};
+
+std::vector<rows::Interval> wanted_rows(const View& e) {
   TORCH_CHECK(e.begins.size() == e.ends.size(), "gather_rows: ", e.begins.size(), " begins and ", e.ends.size(),
               " ends");
   std::vector<rows::Interval> result;
@@ -40,115 +55,259 @@ std::vector<rows::Interval> wanted_rows(const RowExchange& e) {
   return result;
 }
 
-std::shared_ptr<const rows::ExchangePlan> plan_for(const RowExchange& e, int rank, const char* what) {
+std::shared_ptr<const rows::ExchangePlan> make_plan(const View& e, int rank, const char* what) {
   try {
-    return halo::find_plan(rows::Partition(e.offsets), wanted_rows(e),
-                           rows::boundary_from_name(e.boundary, e.row_on_pole), rank);
+    return std::make_shared<const rows::ExchangePlan>(rows::Partition(e.offsets.vec()), wanted_rows(e),
+                                                      rows::boundary_from_name(std::string(e.boundary), e.row_on_pole),
+                                                      rank);
   } catch (const std::invalid_argument& error) {
     TORCH_CHECK_VALUE(false, what, ": ", error.what(), " (rank ", rank, ")");
   }
 }
 
-template <typename Exchange>
-at::Tensor run(const at::Tensor& t, const RowExchange& e, const char* what) {
-  const comm::Domain domain = comm::Domain::from_group_name(e.group);
-  return Exchange(t, plan_for(e, domain.rank(), what), {e.dim, e.lon_dim, e.flip_sign}, domain, what).finish();
+// Found in O(1) after the first call with equal arguments.
+std::shared_ptr<const rows::ExchangePlan> find_plan(const View& e, int rank, const char* what) {
+  static halo::PlanCache<rows::ExchangePlan> plans;
+  halo::PlanKey key;
+  key.add(rank).add(e.boundary).add(e.row_on_pole).add(e.offsets).add(e.begins).add(e.ends);
+  return plans.find(key, [&] { return make_plan(e, rank, what); });
 }
 
-at::Tensor shaped(const at::Tensor& t, const RowExchange& e, int64_t count) {
-  TORCH_CHECK(e.dim >= 0 && e.dim < t.dim(), "gather_rows: dimension ", e.dim, " is not one of ", t.dim());
+halo::Shards shards_of(at::TensorList tensors, const View& e, const char* what) {
+  TORCH_CHECK_VALUE(!tensors.empty() && e.dims.size() == tensors.size() && e.lon_dims.size() == tensors.size() &&
+                        e.flip_signs.size() == tensors.size(),
+                    what, ": expected a tensor or more, and as many dims, lon_dims and flip_signs, got ",
+                    tensors.size(), ", ", e.dims.size(), ", ", e.lon_dims.size(), " and ", e.flip_signs.size());
+  halo::Shards shards;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    shards.push_back({tensors[i], {e.dims[i], e.lon_dims[i], e.flip_signs[i] != 0}});
+  }
+  return shards;
+}
+
+// A fold is told of as the backward that it is, whoever asks for it: traces have no other word for an adjoint.
+template <typename Exchange>
+Tensors run(at::TensorList tensors, const View& e, const char* what) {
+  constexpr bool gathers = std::is_same_v<Exchange, halo::Gather>;
+  const comm::Domain domain = comm::Domain::from_group_name(std::string(e.group));
+  const auto plan = find_plan(e, domain.rank(), what);
+  const bool alone = plan->sends.empty() && plan->receives.empty();
+  const CallTrace trace("gather_rows", gathers ? "forward" : "backward", alone ? "no message" : "one exchange",
+                        gathers ? ", a copy of the rows" : ", a sum of the rows");
+  return Exchange(shards_of(tensors, e, what), plan, domain, what).finish_each();
+}
+
+at::Tensor shaped(const at::Tensor& t, int64_t dim, int64_t count) {
+  TORCH_CHECK(dim >= 0 && dim < t.dim(), "gather_rows: dimension ", dim, " is not one of ", t.dim());
   std::vector<int64_t> sizes = t.sizes().vec();
-  sizes[e.dim] = count;
+  sizes[dim] = count;
   return at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
 }
 
 #define GRATICULE_EXCHANGE_ARGUMENTS                                                                             \
   at::IntArrayRef offsets, at::IntArrayRef begins, at::IntArrayRef ends, c10::string_view boundary, int64_t dim, \
       int64_t lon_dim, bool row_on_pole, bool flip_sign, c10::string_view group
-#define GRATICULE_COLLECT_EXCHANGE                                                                        \
-  RowExchange {                                                                                           \
-    offsets.vec(), begins.vec(), ends.vec(), std::string(boundary), dim, lon_dim, row_on_pole, flip_sign, \
-        std::string(group)                                                                                \
-  }
+#define GRATICULE_EXCHANGE_VIEW   \
+  const int64_t flip = flip_sign; \
+  const View e { offsets, begins, ends, boundary, dim, lon_dim, row_on_pole, flip, group }
+#define GRATICULE_EXCHANGES_ARGUMENTS                                                               \
+  at::IntArrayRef offsets, at::IntArrayRef begins, at::IntArrayRef ends, c10::string_view boundary, \
+      at::IntArrayRef dims, at::IntArrayRef lon_dims, bool row_on_pole, at::IntArrayRef flip_signs, \
+      c10::string_view group
+#define GRATICULE_EXCHANGES_VIEW \
+  const View e { offsets, begins, ends, boundary, dims, lon_dims, row_on_pole, flip_signs, group }
 
 using Schema = at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, c10::string_view,
                           int64_t, int64_t, bool, bool, c10::string_view);
+using SchemaOfEach = Tensors(at::TensorList, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, c10::string_view,
+                             at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, c10::string_view);
 
-at::Tensor call(const c10::TypedOperatorHandle<Schema>& op, const at::Tensor& t, const RowExchange& e) {
-  return op.call(t, e.offsets, e.begins, e.ends, e.boundary, e.dim, e.lon_dim, e.row_on_pole, e.flip_sign, e.group);
+Tensors call_each(bool gathers, at::TensorList tensors, const View& e) {
+  const auto find = [](const char* name) {
+    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<SchemaOfEach>();
+  };
+  static const auto gather = find("graticule::gather_rows_of_each");
+  static const auto fold = find("graticule::fold_rows_of_each");
+  return (gathers ? gather : fold)
+      .call(tensors, e.offsets, e.begins, e.ends, e.boundary, e.dims, e.lon_dims, e.row_on_pole, e.flip_signs, e.group);
 }
 
-const c10::TypedOperatorHandle<Schema>& gather_op() {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("graticule::gather_rows", "").typed<Schema>();
-  return op;
-}
-
-const c10::TypedOperatorHandle<Schema>& fold_op() {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("graticule::fold_rows", "").typed<Schema>();
-  return op;
+// One tensor has an op of its own: with less to look at.
+at::Tensor call_one(bool gathers, const at::Tensor& t, const View& e) {
+  const auto find = [](const char* name) {
+    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Schema>();
+  };
+  static const auto gather = find("graticule::gather_rows");
+  static const auto fold = find("graticule::fold_rows");
+  return (gathers ? gather : fold)
+      .call(t, e.offsets, e.begins, e.ends, e.boundary, e.dims[0], e.lon_dims[0], e.row_on_pole, e.flip_signs[0] != 0,
+            e.group);
 }
 
 at::Tensor gather_kernel(const at::Tensor& x, GRATICULE_EXCHANGE_ARGUMENTS) {
-  return run<halo::Gather>(x, GRATICULE_COLLECT_EXCHANGE, "gather_rows");
+  GRATICULE_EXCHANGE_VIEW;
+  return run<halo::Gather>(x, e, "gather_rows").front();
 }
 
 at::Tensor fold_kernel(const at::Tensor& g, GRATICULE_EXCHANGE_ARGUMENTS) {
-  return run<halo::Fold>(g, GRATICULE_COLLECT_EXCHANGE, "fold_rows");
+  GRATICULE_EXCHANGE_VIEW;
+  return run<halo::Fold>(g, e, "fold_rows").front();
+}
+
+Tensors gather_each_kernel(at::TensorList xs, GRATICULE_EXCHANGES_ARGUMENTS) {
+  GRATICULE_EXCHANGES_VIEW;
+  return run<halo::Gather>(xs, e, "gather_rows");
+}
+
+Tensors fold_each_kernel(at::TensorList gs, GRATICULE_EXCHANGES_ARGUMENTS) {
+  GRATICULE_EXCHANGES_VIEW;
+  return run<halo::Fold>(gs, e, "fold_rows");
+}
+
+Tensors gather_shapes(at::TensorList xs, const View& e) {
+  const int rank = comm::Domain::from_group_name(std::string(e.group)).rank();
+  Tensors results;
+  for (size_t i = 0; i < xs.size(); ++i) {
+    results.push_back(shaped(xs[i], e.dims.at(i), wanted_rows(e).at(rank).size()));
+  }
+  return results;
+}
+
+Tensors fold_shapes(at::TensorList gs, const View& e) {
+  const int rank = comm::Domain::from_group_name(std::string(e.group)).rank();
+  Tensors results;
+  for (size_t i = 0; i < gs.size(); ++i) {
+    results.push_back(shaped(gs[i], e.dims.at(i), rows::Partition(e.offsets.vec()).interval(rank).size()));
+  }
+  return results;
 }
 
 at::Tensor gather_meta(const at::Tensor& x, GRATICULE_EXCHANGE_ARGUMENTS) {
-  const RowExchange e = GRATICULE_COLLECT_EXCHANGE;
-  const int rank = comm::Domain::from_group_name(e.group).rank();
-  return shaped(x, e, wanted_rows(e).at(rank).size());
+  GRATICULE_EXCHANGE_VIEW;
+  return gather_shapes(x, e).front();
 }
 
 at::Tensor fold_meta(const at::Tensor& g, GRATICULE_EXCHANGE_ARGUMENTS) {
-  const RowExchange e = GRATICULE_COLLECT_EXCHANGE;
-  const int rank = comm::Domain::from_group_name(e.group).rank();
-  return shaped(g, e, rows::Partition(e.offsets).interval(rank).size());
+  GRATICULE_EXCHANGE_VIEW;
+  return fold_shapes(g, e).front();
 }
 
-// Gather when `forward_gathers`, else fold; the backward is the other one.
+Tensors gather_each_meta(at::TensorList xs, GRATICULE_EXCHANGES_ARGUMENTS) {
+  GRATICULE_EXCHANGES_VIEW;
+  return gather_shapes(xs, e);
+}
+
+Tensors fold_each_meta(at::TensorList gs, GRATICULE_EXCHANGES_ARGUMENTS) {
+  GRATICULE_EXCHANGES_VIEW;
+  return fold_shapes(gs, e);
+}
+
+// Of a call with a gradient, what backward is told.
+struct Saved : torch::CustomClassHolder {
+  std::vector<int64_t> offsets, begins, ends, dims, lon_dims, flip_signs;
+  std::string boundary, group;
+  bool row_on_pole;
+  bool forward_gathers;
+
+  Saved(const View& e, bool gathers)
+      : offsets(e.offsets.vec()),
+        begins(e.begins.vec()),
+        ends(e.ends.vec()),
+        dims(e.dims.vec()),
+        lon_dims(e.lon_dims.vec()),
+        flip_signs(e.flip_signs.vec()),
+        boundary(e.boundary),
+        group(e.group),
+        row_on_pole(e.row_on_pole),
+        forward_gathers(gathers) {}
+
+  /// Refers to this.
+  [[nodiscard]] View view() const {
+    return {offsets, begins, ends, boundary, dims, lon_dims, row_on_pole, flip_signs, group};
+  }
+};
+
+// Gather when `gathers`, else fold; the backward is the other one.
 struct ExchangeFunction : torch::autograd::Function<ExchangeFunction> {
-  static Variable forward(AutogradContext* ctx, const Variable& t, const RowExchange& e, bool forward_gathers) {
+  static variable_list forward(AutogradContext* ctx, at::TensorList tensors, const View& e, bool gathers) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    save_a_mark(ctx, t);
-    auto& data = ctx->saved_data;
-    data["offsets"] = e.offsets;
-    data["begins"] = e.begins;
-    data["ends"] = e.ends;
-    data["boundary"] = e.boundary;
-    data["dim"] = e.dim;
-    data["lon_dim"] = e.lon_dim;
-    data["row_on_pole"] = e.row_on_pole;
-    data["flip_sign"] = e.flip_sign;
-    data["group"] = e.group;
-    data["forward_gathers"] = forward_gathers;
-    return call(forward_gathers ? gather_op() : fold_op(), t, e);
+    save_a_mark(ctx, tensors[0]);
+    ctx->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<Saved>(e, gathers));
+    if (tensors.size() == 1) return {call_one(gathers, tensors[0], e)};
+    return call_each(gathers, tensors, e);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    auto& data = ctx->saved_data;
-    const RowExchange e{data["offsets"].toIntVector(),  data["begins"].toIntVector(), data["ends"].toIntVector(),
-                        data["boundary"].toStringRef(), data["dim"].toInt(),          data["lon_dim"].toInt(),
-                        data["row_on_pole"].toBool(),   data["flip_sign"].toBool(),   data["group"].toStringRef()};
-    return {call(data["forward_gathers"].toBool() ? fold_op() : gather_op(), grads[0], e), Variable(), Variable()};
+    const auto& saved = static_cast<const Saved&>(*ctx->saved_data["call"].toCapsule());
+    const bool gathers = !saved.forward_gathers;
+    variable_list results = grads.size() == 1 ? variable_list{call_one(gathers, grads[0], saved.view())}
+                                              : call_each(gathers, grads, saved.view());
+    results.resize(grads.size() + 2);
+    return results;
   }
 };
 
 at::Tensor gather_autograd(const at::Tensor& x, GRATICULE_EXCHANGE_ARGUMENTS) {
-  return ExchangeFunction::apply(x, GRATICULE_COLLECT_EXCHANGE, true);
+  GRATICULE_EXCHANGE_VIEW;
+  return ExchangeFunction::apply(at::TensorList(x), e, true)[0];
 }
 
 at::Tensor fold_autograd(const at::Tensor& g, GRATICULE_EXCHANGE_ARGUMENTS) {
-  return ExchangeFunction::apply(g, GRATICULE_COLLECT_EXCHANGE, false);
+  GRATICULE_EXCHANGE_VIEW;
+  return ExchangeFunction::apply(at::TensorList(g), e, false)[0];
+}
+
+Tensors gather_each_autograd(at::TensorList xs, GRATICULE_EXCHANGES_ARGUMENTS) {
+  GRATICULE_EXCHANGES_VIEW;
+  (void)shards_of(xs, e, "gather_rows");
+  return ExchangeFunction::apply(xs, e, true);
+}
+
+Tensors fold_each_autograd(at::TensorList gs, GRATICULE_EXCHANGES_ARGUMENTS) {
+  GRATICULE_EXCHANGES_VIEW;
+  (void)shards_of(gs, e, "fold_rows");
+  return ExchangeFunction::apply(gs, e, false);
+}
+
+// `places` must outlive the view.
+struct Places {
+  std::vector<int64_t> dims, lon_dims, flip_signs;
+
+  explicit Places(const std::vector<RowsOf>& tensors) {
+    for (const RowsOf& t : tensors) {
+      dims.push_back(t.dim);
+      lon_dims.push_back(t.lon_dim);
+      flip_signs.push_back(t.flip_sign);
+    }
+  }
+  [[nodiscard]] View view(const RowExchange& e) const {
+    return {e.offsets, e.begins, e.ends, e.boundary, dims, lon_dims, e.row_on_pole, flip_signs, e.group};
+  }
+};
+
+Tensors tensors_of(const std::vector<RowsOf>& rows) {
+  Tensors result;
+  for (const RowsOf& t : rows) result.push_back(t.tensor);
+  return result;
 }
 
 }  // namespace
 
-at::Tensor gather_rows(const at::Tensor& x, const RowExchange& exchange) { return call(gather_op(), x, exchange); }
+at::Tensor gather_rows(const at::Tensor& x, const RowExchange& e) {
+  return call_one(true, x, Places({{x, e.dim, e.lon_dim, e.flip_sign}}).view(e));
+}
 
-at::Tensor fold_rows(const at::Tensor& g, const RowExchange& exchange) { return call(fold_op(), g, exchange); }
+at::Tensor fold_rows(const at::Tensor& g, const RowExchange& e) {
+  return call_one(false, g, Places({{g, e.dim, e.lon_dim, e.flip_sign}}).view(e));
+}
+
+Tensors gather_rows(const std::vector<RowsOf>& xs, const RowExchange& exchange) {
+  return call_each(true, tensors_of(xs), Places(xs).view(exchange));
+}
+
+Tensors fold_rows(const std::vector<RowsOf>& gs, const RowExchange& exchange) {
+  return call_each(false, tensors_of(gs), Places(gs).view(exchange));
+}
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
@@ -157,20 +316,32 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(
       "fold_rows(Tensor g, int[] offsets, int[] begins, int[] ends, str boundary, int dim, int lon_dim, "
       "bool row_on_pole, bool flip_sign, str group) -> Tensor");
+  m.def(
+      "gather_rows_of_each(Tensor[] xs, int[] offsets, int[] begins, int[] ends, str boundary, int[] dims, "
+      "int[] lon_dims, bool row_on_pole, int[] flip_signs, str group) -> Tensor[]");
+  m.def(
+      "fold_rows_of_each(Tensor[] gs, int[] offsets, int[] begins, int[] ends, str boundary, int[] dims, "
+      "int[] lon_dims, bool row_on_pole, int[] flip_signs, str group) -> Tensor[]");
   m.def("balanced_offsets(int rows, int ranks) -> int[]",
         [](int64_t rows, int64_t ranks) { return rows::Partition::balanced(rows, static_cast<int>(ranks)).offsets(); });
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("gather_rows", gather_kernel);
   m.impl("fold_rows", fold_kernel);
+  m.impl("gather_rows_of_each", gather_each_kernel);
+  m.impl("fold_rows_of_each", fold_each_kernel);
 }
 TORCH_LIBRARY_IMPL(graticule, Meta, m) {
   m.impl("gather_rows", gather_meta);
   m.impl("fold_rows", fold_meta);
+  m.impl("gather_rows_of_each", gather_each_meta);
+  m.impl("fold_rows_of_each", fold_each_meta);
 }
 TORCH_LIBRARY_IMPL(graticule, Autograd, m) {
   m.impl("gather_rows", gather_autograd);
   m.impl("fold_rows", fold_autograd);
+  m.impl("gather_rows_of_each", gather_each_autograd);
+  m.impl("fold_rows_of_each", fold_each_autograd);
 }
 
 }  // namespace graticule::ops

@@ -51,6 +51,8 @@ SILENT = {
     "conv_transpose",
     "create_thread_group",
     "destroy_thread_group",
+    "domain_bytes_sent",
+    "domain_messages_sent",
     "domain_rank",
     "domain_size",
     "fixed_shape",

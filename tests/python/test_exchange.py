@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from graticule import fold_rows, gather_rows
+from graticule import fold_rows, fold_rows_of_each, gather_rows, gather_rows_of_each
+from graticule.domain_parallel import HaloExchange
 from support.ranks import own_rows, relative, run_ranks
 
 # (boundary, row_on_pole, flip_sign)
@@ -197,3 +198,92 @@ def test_a_second_derivative_is_another_exchange():
     parts = run_ranks(2, body)
     assert relative(torch.cat([p[0] for p in parts], 2), first.detach()) < 1e-13
     assert relative(torch.cat([p[1] for p in parts], 2), second) < 1e-13
+
+
+@pytest.mark.parametrize("boundary,row_on_pole,flip_sign", BOUNDARIES)
+def test_several_tensors_travel_together(boundary, row_on_pole, flip_sign):
+    """Of any dtype and rank; in one message to each neighbour, each with the bits that it has alone."""
+    offsets, begins, ends = [0, 4, 9, 15], [-2, 3, 7], [6, 10, 17]
+    levels = torch.randn(2, 3, 4, 15, 6, dtype=torch.float64)
+    surface = torch.randn(2, 15, 6)
+    mask = torch.arange(15 * 6).reshape(15, 6).to(torch.int16)
+    half = torch.randn(3, 15, 2, dtype=torch.bfloat16)
+    options = {"boundary": boundary, "lon_dim": -1, "row_on_pole": row_on_pole}
+    flips = [False, flip_sign, False, flip_sign]
+
+    def body(domain):
+        own = [own_rows(t, t.dim() - 2, domain, offsets) for t in (levels, surface, mask, half)]
+        leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in own]
+        sent = domain.messages_sent
+        together = gather_rows_of_each(leaves, domain, offsets, begins, ends, flip_signs=flips, **options)
+        messages = domain.messages_sent - sent
+        twins = [t.clone().requires_grad_(t.is_floating_point()) for t in own]
+        alone = [
+            gather_rows(t, domain, offsets, begins, ends, flip_sign=flip, **options)
+            for t, flip in zip(twins, flips, strict=True)
+        ]
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a, b)
+        sum(t.double().square().sum() for t in together).backward()
+        for t in alone:
+            if t.requires_grad:
+                t.double().square().sum().backward()
+        for a, b in zip(leaves, twins, strict=True):
+            assert (a.grad is None) == (b.grad is None)
+            assert a.grad is None or torch.equal(a.grad, b.grad)
+        folded = fold_rows_of_each(
+            [t.detach() for t in alone], domain, offsets, begins, ends, flip_signs=flips, **options
+        )
+        for a, t, flip in zip(folded, alone, flips, strict=True):
+            assert torch.equal(a, fold_rows(t.detach(), domain, offsets, begins, ends, flip_sign=flip, **options))
+        return messages
+
+    neighbours = [2, 2, 2] if boundary == "circular" else [1, 2, 1]
+    assert run_ranks(3, body) == neighbours
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True), (True, True)])
+def test_one_of_several_may_need_no_gradient(needs):
+    """On every rank another one, too: what is not needed still travels."""
+    x = [torch.randn(1, 2, 8, 3, dtype=torch.float64) for _ in range(2)]
+
+    def body(domain):
+        order = needs if domain.rank == 0 else needs[::-1]
+        own = [own_rows(t, 2, domain).requires_grad_(n) for t, n in zip(x, order, strict=True)]
+        got = gather_rows_of_each(own, domain, [0, 4, 8], [0, 3], [5, 8])
+        (got[0].sum() + 2 * got[1].sum()).backward()
+        return [t.grad for t in own], order
+
+    for (gradients, order), rows in zip(run_ranks(2, body), ([1, 1, 1, 2], [2, 1, 1, 1]), strict=True):
+        for factor, gradient, needed in zip((1, 2), gradients, order, strict=True):
+            assert (gradient is not None) == needed
+            if needed:
+                assert gradient[0, 0, :, 0].tolist() == [factor * row for row in rows]
+
+
+@pytest.mark.parametrize("wrong", ["none", "rows", "dtype", "count"])
+def test_several_that_do_not_agree_are_an_error_on_every_rank(wrong):
+    def body(domain):
+        rows = 5 if wrong == "rows" and domain.rank else 4
+        dtype = torch.float64 if wrong == "dtype" and domain.rank else torch.float32
+        count = {"none": 0, "count": 2 + domain.rank}.get(wrong, 2)
+        given = [torch.zeros(1, 1, 4, 3), torch.zeros(1, 2, rows, 3, dtype=dtype), torch.zeros(1, 1, 4, 3)][:count]
+        with pytest.raises((ValueError, RuntimeError), match="gather_rows") as error:
+            gather_rows_of_each(given, domain, [0, 4, 8], [0, 3], [5, 8])
+        return str(error.value)
+
+    assert all(run_ranks(2, body))
+
+
+def test_a_halo_of_several_tensors():
+    x = [torch.randn(1, 2, 8, 3), torch.randn(1, 4, 5, 8, 6)]
+
+    def body(domain):
+        own = [own_rows(t, t.dim() - 2, domain) for t in x]
+        sent = domain.messages_sent
+        both = HaloExchange(2, domain=domain, rows=8)(*own)
+        assert domain.messages_sent - sent == 1
+        return both, [HaloExchange(2, domain=domain, rows=8)(t) for t in own]
+
+    for both, each in run_ranks(2, body):
+        assert all(torch.equal(a, b) for a, b in zip(both, each, strict=True))

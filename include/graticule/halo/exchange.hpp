@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <memory>
 #include <optional>
@@ -24,20 +25,32 @@ struct Layout {
   friend bool operator==(const Layout&, const Layout&) = default;
 };
 
-/// Gives every rank the rows that the plan says it wants. All ranks of the domain must call, with the same plan facts,
-/// dtype and sizes beside the cut dimension.
+/// A tensor of one rank's rows, and how it lies.
+struct Shard {
+  at::Tensor tensor;
+  Layout layout;
+};
+
+/// Mostly one: no memory is taken for it.
+using Shards = c10::SmallVector<Shard, 1>;
+
+/// Gives every rank the rows that the plan says it wants, of one tensor or of several: the rows of all of them that go
+/// to one rank are one message. All ranks of the domain must call, with the same plan facts, and as many tensors of the
+/// same dtypes and sizes beside the cut dimension.
 ///
-/// `x` holds this rank's own rows, plan.owned().size() of them along layout.dim; any strides. The result holds
-/// plan.result().size() rows, in x's memory format. Rows travel contiguous, whatever the strides on either side.
-/// Throws c10::Error naming `what` for a wrong shape before any message is sent, and within the domain's timeout when a
-/// peer fails or disagrees.
+/// `x` holds this rank's own rows, plan.owned().size() of them along layout.dim; any strides; all tensors on one
+/// device. The result holds plan.result().size() rows, in x's memory format. Rows travel contiguous, whatever the
+/// strides on either side. Throws c10::Error naming `what` for a wrong shape before any message is sent, and within the
+/// domain's timeout when a peer fails or disagrees.
 class Gather {
  public:
   /// Checks, posts the messages and returns; x must not change before finish(). `facts` tells whatever else the ranks
   /// must agree on, such as the layer's arguments: a message of other facts is an error at its receiver.
   Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
          std::string what, const comm::Facts& facts = {});
-  /// The same with the tag of messages of this dtype, sizes and facts, for those who make many such calls.
+  /// Of several tensors, at least one.
+  Gather(Shards shards, std::shared_ptr<const rows::ExchangePlan> plan, const comm::Domain& domain, std::string what);
+  /// The first with the tag of messages of this dtype, sizes and facts, for those who make many such calls.
   Gather(const at::Tensor& x, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
          std::string what, const comm::MessageTag& tag);
   static comm::MessageTag tag(at::ScalarType dtype, at::IntArrayRef sizes, const rows::ExchangePlan& plan,
@@ -46,33 +59,42 @@ class Gather {
   void keep_moving();
   /// Copies what this rank owns, waits for the rest and returns the result: of a plan of one part.
   at::Tensor finish();
-  /// The same for every part of the plan.
+  /// The same for every part of the plan, of one tensor.
   std::vector<at::Tensor> finish_parts();
+  /// The same for every tensor, of a plan of one part.
+  std::vector<at::Tensor> finish_each();
 
  private:
-  /// The message's values as they came, where they are a whole part as it must lie.
+  Gather(Shards shards, std::shared_ptr<const rows::ExchangePlan> plan, const comm::Domain& domain, std::string what,
+         const comm::MessageTag& tag);
+  /// The message's values as they came, where they are a whole part of the only tensor as it must lie.
   [[nodiscard]] std::optional<at::Tensor> as_whole_part(const rows::PeerSegments& peer, const at::Tensor& buffer) const;
+  /// Tensor by tensor, part by part.
+  std::vector<at::Tensor> finish_all();
 
   std::shared_ptr<const rows::ExchangePlan> plan_;
-  Layout layout_;
-  at::Tensor x_;
+  Shards shards_;
   std::vector<at::Tensor> received_;
   comm::PendingExchange pending_;
 };
 
 /// The adjoint of Gather, for plans of one part: `g` holds plan.result().size() rows, the result this rank's own rows:
 /// the sum of what every rank holds for them, this rank's part first, then the others in ascending order: no result
-/// depends on timing.
+/// depends on timing. Of several tensors as Gather.
 class Fold {
  public:
   Fold(const at::Tensor& g, std::shared_ptr<const rows::ExchangePlan> plan, Layout layout, const comm::Domain& domain,
        std::string what, const comm::Facts& facts = {});
+  Fold(Shards shards, std::shared_ptr<const rows::ExchangePlan> plan, const comm::Domain& domain, std::string what,
+       const comm::Facts& facts = {});
   at::Tensor finish();
+  std::vector<at::Tensor> finish_each();
 
  private:
+  [[nodiscard]] at::Tensor own_part(const Shard& shard) const;
+
   std::shared_ptr<const rows::ExchangePlan> plan_;
-  Layout layout_;
-  at::Tensor g_;
+  Shards shards_;
   std::vector<at::Tensor> received_;
   comm::PendingExchange pending_;
 };

@@ -11,7 +11,7 @@ from graticule.compiling import fixed_shape
 from graticule.domain import Domain
 from graticule.domain_parallel.cuts import RowCuts, Rows
 from graticule.domain_parallel.manager import active_domain
-from graticule.exchange import wrapped_dimension
+from graticule.exchange import gather_rows_of_each, wrapped_dimension
 
 
 class HaloExchange(nn.Module):
@@ -31,16 +31,22 @@ class HaloExchange(nn.Module):
         self.domain = None if domain is None else Domain.of(domain)
         self._cuts = RowCuts("HaloExchange", rows)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """X with this rank's rows along dim -> the same with 2 * halo_width more."""
+    def forward(self, x: Tensor, *more: Tensor) -> Any:
+        """X with this rank's rows along dim -> the same with 2 * halo_width more.
+
+        Of several tensors with the same rows a tuple of as many: what goes to one rank is one message.
+        """
         domain = active_domain(self.domain)
         if domain is None or self.halo_width == 0:
-            return x
+            return (x, *more) if more else x
         x = fixed_shape(x)
         dim = wrapped_dimension(self.dim, x, "HaloExchange")
         offsets = self._cuts.offsets(x, dim, domain, self)
         begins = [first - self.halo_width for first in offsets[:-1]]
         ends = [last + self.halo_width for last in offsets[1:]]
+        if more:
+            own = (offsets, begins, ends, "zeros", self.dim)
+            return tuple(gather_rows_of_each((x, *more), domain, *own))
         return torch.ops.graticule.gather_rows(
             x, offsets, begins, ends, "zeros", dim, -1, False, False, domain.op_group
         )

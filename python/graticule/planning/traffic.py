@@ -35,49 +35,60 @@ def _received(offsets: list[int], wanted: list[Interval], rank: int) -> int:
     return _common(wanted[rank], (0, offsets[-1])) - _common(wanted[rank], _own(offsets, rank))
 
 
-def _shifted(a: dict[str, Any]) -> list[list[Interval]]:
+def _turns(offsets: list[int], wanted: list[Interval], boundary: str) -> list[list[Interval]]:
     """The rows that each rank wants; where they wrap around, those too, as rows of the grid: one list for each turn."""
-    wanted = list(zip(a["begins"], a["ends"], strict=True))
-    turns = [0]
-    if a["boundary"] == "circular":
-        rows = max(a["offsets"][-1], 1)
-        turns = list(range(min(a["begins"]) // rows, (max(a["ends"]) - 1) // rows + 1))
-    return [[(b - turn * rows, e - turn * rows) if turn else (b, e) for b, e in wanted] for turn in turns]
+    if boundary != "circular":
+        return [wanted]
+    rows = max(offsets[-1], 1)
+    turns = range(min(b for b, _ in wanted) // rows, (max(e for _, e in wanted) - 1) // rows + 1)
+    return [[(b - turn * rows, e - turn * rows) for b, e in wanted] for turn in turns]
+
+
+def _wanted(a: dict[str, Any]) -> list[list[Interval]]:
+    return _turns(a["offsets"], list(zip(a["begins"], a["ends"], strict=True)), a["boundary"])
 
 
 def _gather_rows(a: dict[str, Any], rank: int) -> int:
-    return sum(_sent(a["offsets"], wanted, rank) for wanted in _shifted(a)) * _row_bytes(a["x"], a["dim"])
+    return sum(_sent(a["offsets"], wanted, rank) for wanted in _wanted(a)) * _row_bytes(a["x"], a["dim"])
 
 
 def _fold_rows(a: dict[str, Any], rank: int) -> int:
-    return sum(_received(a["offsets"], wanted, rank) for wanted in _shifted(a)) * _row_bytes(a["g"], a["dim"])
+    return sum(_received(a["offsets"], wanted, rank) for wanted in _wanted(a)) * _row_bytes(a["g"], a["dim"])
 
 
-def _windows(a: dict[str, Any], ranks: int) -> list[Interval]:
-    """The input rows that each rank's output rows of a convolution touch."""
+def _of_each(a: dict[str, Any], tensors: str, one: Callable[[dict[str, Any], int], int], rank: int) -> int:
+    name = tensors[:-1]
+    return sum(one(a | {name: t, "dim": dim}, rank) for t, dim in zip(a[tensors], a["dims"], strict=True))
+
+
+def _windows(a: dict[str, Any], offsets: list[int], to_coarse: bool) -> list[Interval]:
+    """For each rank's rows of one side of a convolution, `offsets`, the rows of the other side that meet them."""
     i = a["dim"] - 2
     span = a["dilation"][i] * (a["weight"].shape[a["dim"]] - 1)
     stride, padding = a["stride"][i], a["padding"][i]
     found = []
-    for rank in range(ranks):
-        begin, end = _own(a["out_offsets"], rank)
+    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
         if begin == end:
             found.append((0, 0))
-        elif a["transposed"]:
+        elif to_coarse:
             found.append((-((span - begin - padding) // stride), (end - 1 + padding) // stride + 1))
         else:
             found.append((begin * stride - padding, (end - 1) * stride - padding + span + 1))
     return found
 
 
+def _convolved(a: dict[str, Any], sent: Tensor, source: str, target: str, to_coarse: bool, rank: int) -> int:
+    wanted = _windows(a, a[target], to_coarse)
+    turns = _turns(a[source], wanted, a["row_boundary"])
+    return sum(_sent(a[source], each, rank) for each in turns) * _row_bytes(sent, a["dim"])
+
+
 def _convolution(a: dict[str, Any], rank: int) -> int:
-    offsets = a["in_offsets"]
-    return _sent(offsets, _windows(a, len(offsets) - 1), rank) * _row_bytes(a["x"], a["dim"])
+    return _convolved(a, a["x"], "in_offsets", "out_offsets", a["transposed"], rank)
 
 
 def _convolution_backward(a: dict[str, Any], rank: int) -> int:
-    offsets = a["in_offsets"]
-    return _received(offsets, _windows(a, len(offsets) - 1), rank) * _row_bytes(a["x"], a["dim"])
+    return _convolved(a, a["grad"], "out_offsets", "in_offsets", not a["transposed"], rank)
 
 
 def _resampled(a: dict[str, Any], rank: int) -> list[Interval]:
@@ -110,6 +121,8 @@ def _statistics(a: dict[str, Any], ranks: int) -> int:
 _BYTES: dict[str, Callable[[dict[str, Any], int], int]] = {
     "gather_rows": _gather_rows,
     "fold_rows": _fold_rows,
+    "gather_rows_of_each": lambda a, rank: _of_each(a, "xs", _gather_rows, rank),
+    "fold_rows_of_each": lambda a, rank: _of_each(a, "gs", _fold_rows, rank),
     "convolution": _convolution,
     "convolution_with_halo": _convolution,
     "convolution_halo": _convolution,
