@@ -125,12 +125,10 @@ def _exchange(times: Records) -> Iterator[Bar]:
 
 
 def _traffic(counts: Records) -> Iterator[Bar]:
+    """Of the rank that is furthest from its prediction."""
     for r in counts:
-        if r["ranks"] == "6":
-            name = f"{r['row']}, 6 ranks: bytes sent / predicted"
-            predicted = int(r["predicted_bytes"])
-            if predicted or int(r["bytes"]):
-                yield Bar(name, 1.0, int(r["bytes"]) / max(predicted, 1))
+        if r["ranks"] == "6" and (int(r["predicted_bytes"]) or int(r["bytes"])):
+            yield Bar(f"{r['row']}, 6 ranks: bytes sent / predicted", 1.0, float(r["bytes_ratio"]))
 
 
 def bars(tables: dict[str, Records]) -> list[Bar]:

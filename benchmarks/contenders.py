@@ -14,7 +14,6 @@ from benchmarks.processes import Processes
 from benchmarks.shapes import Shape
 from benchmarks.turns import Contender
 
-LAYOUTS = ("contiguous", "channels_last")
 # Halo rows in the shard's own format: shown on one row, to tell what the copy costs from what the format costs.
 KEPT_FORMAT_ROW = "Conv2d 64->64 k3, 360x720"
 
@@ -25,13 +24,21 @@ def memory_format(layout: str, dims: int) -> torch.memory_format:
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-def trains(shape: Shape, layout: str) -> bool:
-    """Whether backward takes part in this layout."""
-    return layout == "contiguous" or shape.trains_channels_last
-
-
 def _own(whole: Tensor, dim: int, rows: tuple[int, int], layout: torch.memory_format) -> Tensor:
     return whole.narrow(dim, rows[0], rows[1] - rows[0]).contiguous(memory_format=layout).clone()
+
+
+def cut_contender(shape: Shape, layout: str, p: Processes) -> Contender:
+    """Graticule over MPI on any rows, checked against nothing: for what depends on no value."""
+    module, form = serial_layer(shape), memory_format(layout, shape.dims)
+    begin, end = all_rows(shape.rows, p.size)[p.rank]
+    sizes = [1, *shape.sizes]
+    sizes[shape.cut_dim] = end - begin
+    x = torch.randn(sizes).contiguous(memory_format=form).requires_grad_()
+    layer = cut_layer(module, shape, p.mpi)
+    with torch.no_grad():
+        gradient = torch.randn_like(layer(x)).contiguous(memory_format=form)
+    return Contender(layer, x, gradient, list(module.parameters()))
 
 
 def make_contenders(shape: Shape, layout: str, p: Processes) -> dict[str, Contender]:
@@ -56,7 +63,7 @@ def make_contenders(shape: Shape, layout: str, p: Processes) -> dict[str, Conten
         return Contender(cut_layer(module, shape, domain), x, gradient, parameters)
 
     serial = Contender(module, whole.requires_grad_(), whole_gradient, parameters)
-    reference = Reference(serial, rows, outputs, dim, trains(shape, layout))
+    reference = Reference(serial, rows, outputs, dim)
     around = neighbours(p.mpi.group_name, p.rank, p.size)
     checked = {"mpi": over(p.mpi), "gloo": over(p.gloo)}
     kinds = {"concat": False}

@@ -26,24 +26,16 @@ def relative(value: Tensor, reference: Tensor, scale: float) -> float:
 class Reference:
     """Output of the uncut layer on one thread and, with `backward`, its gradients: this rank's rows of them."""
 
-    def __init__(
-        self, serial: Contender, rows: tuple[int, int], output_rows: tuple[int, int], dim: int, backward: bool
-    ) -> None:
-        self.backward = backward
+    def __init__(self, serial: Contender, rows: tuple[int, int], output_rows: tuple[int, int], dim: int) -> None:
         y, gradient, self.sums = self._results(serial)
-        self.parts = [("output", *_part(y, dim, output_rows))]
-        if gradient is not None:
-            self.parts.append(("input's gradient", *_part(gradient, dim, rows)))
+        self.parts = [("output", *_part(y, dim, output_rows)), ("input's gradient", *_part(gradient, dim, rows))]
 
-    def _results(self, contender: Contender) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    def _results(self, contender: Contender) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Output, the input's gradient, the parameters'."""
         contender.clear()
-        if not self.backward:
-            with torch.no_grad():
-                return contender.forward(), None, []
         y = contender.forward()
         torch.autograd.backward(y, contender.gradient)
-        assert contender.x is not None
+        assert contender.x is not None and contender.x.grad is not None
         result = y.detach(), contender.x.grad, [p.grad for p in contender.parameters]
         contender.clear()
         return result
@@ -51,7 +43,7 @@ class Reference:
     def check(self, name: str, contender: Contender, group: str) -> None:
         """WrongResultError unless the contender's results are equal to float32 rounding. All ranks must call."""
         y, gradient, sums = self._results(contender)
-        for value, (what, rows, scale) in zip((y, gradient), self.parts, strict=False):
+        for value, (what, rows, scale) in zip((y, gradient), self.parts, strict=True):
             _expect(relative(value, rows, scale), MOST_WRONG, name, what)
         for part, expected in zip(sums, self.sums, strict=True):
             total = part.contiguous()

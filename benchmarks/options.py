@@ -8,6 +8,8 @@ import pathlib
 from benchmarks.shapes import SHAPES, chosen
 
 PARTS = ("layer_times", "tiny", "dispatch", "traffic", "halo_exchange", "training_step")
+# Of what layer_times tells, what takes no timing.
+UNTIMED = ("paths",)
 LEAST_PUBLISHED = 15
 
 
@@ -19,7 +21,8 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", default="", help="only rows whose names hold this text")
-    parser.add_argument("--parts", default="", help=f"only these parts, with commas between: {', '.join(PARTS)}")
+    names = ", ".join((*PARTS, *UNTIMED))
+    parser.add_argument("--parts", default="", help=f"only these parts, with commas between: {names}")
     parser.add_argument(
         "--iterations",
         type=int,
@@ -42,9 +45,9 @@ def parse() -> argparse.Namespace:
         given.iterations = 2 if given.smoke else LEAST_PUBLISHED
     if given.publish and given.iterations < LEAST_PUBLISHED:
         parser.error(f"--publish: expected at least {LEAST_PUBLISHED} iterations, got {given.iterations}")
-    unknown = [part for part in given.parts.split(",") if given.parts and part not in PARTS]
+    unknown = [part for part in given.parts.split(",") if given.parts and part not in (*PARTS, *UNTIMED)]
     if unknown:
-        parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(unknown)}")
+        parser.error(f"--parts: expected some of {names}, got {', '.join(unknown)}")
     try:
         chosen(given.rows, given.smoke, given.full)
     except ValueError as error:

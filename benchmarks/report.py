@@ -10,11 +10,11 @@ from typing import Any
 from benchmarks import records, tables
 from benchmarks.bars import bars
 from benchmarks.chart import ratios_chart
-from benchmarks.contenders import LAYOUTS
 from benchmarks.ratios import summarise
+from benchmarks.shapes import LAYOUTS
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-NAMES = ("memory", "tiny", "dispatch", "traffic", "halo_exchange", "training_step")
+NAMES = ("memory", "paths", "tiny", "dispatch", "traffic", "halo_exchange", "training_step")
 MODES = ("forward+backward", "forward")
 
 TINY = {
@@ -83,6 +83,8 @@ def sections(found: dict[str, list[dict[str, Any]]], judge: bool) -> dict[str, s
                 result[f"{layout} {mode}"] = tables.layers_table(found["layers"], layout, mode)
     if found["memory"]:
         result["memory"] = tables.memory_table(found["memory"])
+    if found["paths"]:
+        result["paths"] = tables.paths_table(found["paths"])
     if found["traffic"]:
         result["traffic"] = tables.traffic_table(found["traffic"])
     columns_of = {"tiny": TINY, "dispatch": DISPATCH, "halo_exchange": EXCHANGE, "training_step": STEP}

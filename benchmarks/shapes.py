@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+LAYOUTS = ("contiguous", "channels_last")
 CONVOLUTIONS = ("conv", "conv_group_norm", "periodic_conv")
 
 
@@ -24,8 +25,8 @@ class Scale:
 class Shape:
     """One layer on one grid. `rows` and `columns` are those of the whole grid, `times` a third spatial dimension.
 
-    Where `trains_channels_last` is False, the layer's backward in channels_last takes PyTorch's reference kernel, which
-    is 25 to 40 times slower than the contiguous one: forward alone is timed there.
+    `channels_last_scale` is that of channels_last where it is another: of kernels of 16 and 32 rows, for whose weight's
+    gradient PyTorch has its reference kernel alone there, 25 to 80 times slower than the contiguous one.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Shape:
     groups: int = 1
     output_size: tuple[int, int] | None = None
     scale: Scale = Scale()
-    trains_channels_last: bool = True
+    channels_last_scale: Scale | None = None
 
     @property
     def dims(self) -> int:
@@ -84,9 +85,9 @@ class Shape:
         positions = positions or self.output_rows * self.output_columns
         return self.channels * self.outputs * self.kernel**2 * self.time_kernel * positions
 
-    def scaled(self) -> Shape:
+    def scaled(self, layout: str = "contiguous") -> Shape:
         """The sizes that are timed."""
-        s = self.scale
+        s = self.channels_last_scale if layout == "channels_last" and self.channels_last_scale else self.scale
         size = self.output_size
         return dataclasses.replace(
             self,
@@ -140,13 +141,13 @@ SHAPES = [
     _conv("Conv2d 74->32 k8 s2 p3, 960x1440", 74, 32, 960, 1440, 8, 2, 3, scale=Scale(columns=4)),
     _conv(
         *("Conv2d 74->16 k16 s2 p7, 960x1440", 74, 16, 960, 1440, 16, 2, 7),
-        scale=Scale(1, 8, 2),
-        trains_channels_last=False,
+        scale=Scale(2, 2),
+        channels_last_scale=Scale(1, 32, 4),
     ),
     _conv(
         *("Conv2d 74->16 k32 s2 p15, 960x1440", 74, 16, 960, 1440, 32, 2, 15),
-        scale=Scale(1, 8, 2),
-        trains_channels_last=False,
+        scale=Scale(2, 2),
+        channels_last_scale=Scale(1, 32, 4),
     ),
     _conv("Conv2d 512->512 k4 s2 p1, 120x180", 512, 512, 120, 180, 4, 2, 1),
     _conv("Conv2d 1024->2048 k3, 60x90", 1024, 2048, 60, 90, 3, 1, 1, scale=Scale(channels=2)),
@@ -179,11 +180,17 @@ SHAPES = [
 ]
 
 
-def chosen(pattern: str, smoke: bool, full: bool) -> list[Shape]:
+def chosen(pattern: str, smoke: bool, full: bool, layout: str = "contiguous") -> list[Shape]:
     """The rows whose names hold `pattern`, in the sizes that are timed. ValueError where there is none."""
     shapes = [shape for shape in SHAPES if pattern in shape.name]
     if not shapes:
         raise ValueError(f"no row's name holds {pattern!r}; the rows: {', '.join(s.name for s in SHAPES)}")
     if smoke:
         return [shape.smoke() for shape in shapes]
-    return [dataclasses.replace(s, scale=Scale()) if full else s.scaled() for s in shapes]
+    return [dataclasses.replace(s, scale=Scale()) if full else s.scaled(layout) for s in shapes]
+
+
+def timed(pattern: str, smoke: bool, full: bool) -> list[tuple[Shape, str]]:
+    """The same, each in each layout, in the order of the tables."""
+    by_layout = [[(shape, layout) for shape in chosen(pattern, smoke, full, layout)] for layout in LAYOUTS]
+    return [pair for row in zip(*by_layout, strict=True) for pair in row]

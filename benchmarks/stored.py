@@ -58,11 +58,10 @@ def _of_layers(layers: Records) -> Iterator[dict[str, str]]:
 
 
 def _of_traffic(counts: Records) -> Iterator[dict[str, str]]:
+    """Of the rank that is furthest from its prediction."""
     for r in counts:
         for what in ("messages", "bytes"):
-            sent, predicted = int(r[what]), int(r[f"predicted_{what}"])
-            ratio = sent / predicted if predicted else 1.0 + sent
-            yield _record(TRAFFIC, r["row"], f"{what}, {r['ranks']} ranks", ratio)
+            yield _record(TRAFFIC, r["row"], f"{what}, {r['ranks']} ranks", float(r[f"{what}_ratio"]))
 
 
 def _of_dispatch(times: Records) -> Iterator[dict[str, str]]:

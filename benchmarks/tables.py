@@ -68,29 +68,46 @@ def _megabytes(value: str) -> str:
     return "n/a" if value == "" else f"{int(value) / 1e6:.2f} MB"
 
 
+def paths_table(paths: Records) -> str:
+    """One line a row and layout, or a row whose layouts go alike."""
+    lines = []
+    for row in dict.fromkeys(r["row"] for r in paths):
+        of = {r["layout"]: (r["path_forward"], r["path_backward"]) for r in paths if r["row"] == row}
+        layouts = {", ".join(of): next(iter(of.values()))} if len(set(of.values())) == 1 else of
+        lines += [[row, layout, forward, backward] for layout, (forward, backward) in layouts.items()]
+    return markdown(["layer", "layout", "forward", "backward"], lines)
+
+
 def traffic_table(counts: Records) -> str:
-    """One line a row: sums over 2 to 6 ranks, and what an inner one of 3 to 6 sends."""
+    """One line a row: sums over 2 to 6 ranks, for how many of them the prediction holds, and what an inner one of 3 to
+    6 sends.
+    """
     head = [
         "layer",
         "messages on 2, 3, 4, 5, 6 ranks",
         "predicted",
         "bytes",
         "predicted",
-        "an inner rank's messages on 3, 4, 5, 6, predicted",
-        "bytes, predicted",
+        "ranks as predicted",
+        "an inner rank's messages on 3, 4, 5, 6",
+        "predicted",
+        "bytes",
+        "predicted",
     ]
     lines = []
     for row in dict.fromkeys(r["row"] for r in counts):
         of = [r for r in counts if r["row"] == row]
-        joined = [
-            ", ".join(str(r[key]) for r in of) for key in ("messages", "predicted_messages", "bytes", "predicted_bytes")
-        ]
-        inner = [
-            _once_if_alike([r[key] for r in of if r[key] != ""])
-            for key in ("predicted_inner_messages", "predicted_inner_bytes")
-        ]
-        lines.append([row, *joined, *inner])
+        sums = _entries(of, "messages", "predicted_messages", "bytes", "predicted_bytes")
+        inner = _entries(of, "inner_messages", "predicted_inner_messages", "inner_bytes", "predicted_inner_bytes")
+        alike = [str(r["ranks_as_predicted"]) for r in of]
+        as_predicted = "all" if alike == [str(r["ranks"]) for r in of] else ", ".join(alike)
+        lines.append([row, *map(", ".join, sums), as_predicted, *map(_once_if_alike, inner)])
     return markdown(head, lines)
+
+
+def _entries(of: Records, *names: str) -> list[list[str]]:
+    """Of each name, those that there are: two ranks have no inner one."""
+    return [[str(r[name]) for r in of if r[name] != ""] for name in names]
 
 
 def _once_if_alike(values: list[str]) -> str:

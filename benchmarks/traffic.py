@@ -1,8 +1,8 @@
-"""Counts what a call sends, on 2 to 6 ranks as threads, beside what the stencil predicts: writes traffic.csv.
+"""Counts what each rank sends in a call, on 2 to 6 ranks, beside what the stencil predicts for it: writes traffic.csv.
 
-The counters are the process's, so they hold all ranks' sums; what one inner rank sends is the stencil's prediction.
-Differences of sums would not tell it: with another number of ranks the cuts fall elsewhere in the stride.
-Rows and columns are those of the row's whole grid, with no more columns than make no difference; channels are few.
+Ranks are threads of one process; each counts what it sends over its own domain. An inner rank is one that is neither
+the first nor the last. Rows and columns are those of the row's whole grid, with no more columns than make no
+difference; channels are few.
 """
 
 from __future__ import annotations
@@ -32,39 +32,40 @@ def thin(shape: Shape) -> Shape:
     )
 
 
-def _call(shape: Shape, domain: Domain) -> None:
+def _call(shape: Shape, domain: Domain) -> Traffic:
+    """What this rank sends in one forward and backward."""
     layer = cut_layer(serial_layer(shape), shape, domain)
     begin, end = (r * shape.rows // domain.size for r in (domain.rank, domain.rank + 1))
     sizes = list(shape.sizes)
     sizes[shape.cut_dim - 1] = end - begin
-    layer(torch.randn(1, *sizes, requires_grad=True)).sum().backward()
+    x = torch.randn(1, *sizes, requires_grad=True)
+    bytes_before, messages_before = domain.bytes_sent, domain.messages_sent
+    layer(x).sum().backward()
+    return Traffic(domain.bytes_sent - bytes_before, domain.messages_sent - messages_before)
 
 
-def counted(shape: Shape, ranks: int, world: str) -> Traffic:
-    """What all ranks of `ranks` send in one forward and backward."""
+def counted(shape: Shape, ranks: int, world: str) -> list[Traffic]:
+    """What each of `ranks` ranks sends in one forward and backward, in rank order."""
     errors: list[BaseException] = []
+    sent = [Traffic()] * ranks
+    domains = [Domain.threads(world, rank, ranks) for rank in range(ranks)]
 
-    def body(rank: int) -> None:
+    def body(domain: Domain) -> None:
         try:
-            domain = Domain.threads(world, rank, ranks)
-            _call(shape, domain)
-            names.append(domain.group_name)
+            sent[domain.rank] = _call(shape, domain)
         except BaseException as error:  # noqa: BLE001
             errors.append(error)
 
-    names: list[str] = []
-    ops = torch.ops.graticule
-    before = ops.bytes_sent(), ops.messages_sent()
-    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(ranks)]
+    threads = [threading.Thread(target=body, args=(domain,)) for domain in domains]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for name in names:
-        ops.destroy_thread_group(name)
+    for domain in domains:
+        torch.ops.graticule.destroy_thread_group(domain.group_name)
     if errors:
         raise errors[0]
-    return Traffic(ops.bytes_sent() - before[0], ops.messages_sent() - before[1])
+    return sent
 
 
 def _range(numbers: list[int]) -> str:
@@ -72,26 +73,38 @@ def _range(numbers: list[int]) -> str:
     return " to ".join(str(number) for number in sorted({min(numbers), max(numbers)})) if numbers else ""
 
 
+def _share(sent: int, expected: int) -> float:
+    return sent / expected if expected else 1.0 + sent
+
+
+def furthest(sent: list[int], expected: list[int]) -> float:
+    """Sent / predicted of the rank that is furthest from its prediction; of two as far, the one that sends more."""
+    return max(map(_share, sent, expected), key=lambda share: (abs(share - 1), share))
+
+
+def record(name: str, sent: list[Traffic], expected: list[Traffic]) -> dict[str, Any]:
+    """What the ranks of one domain sent and should have sent: sums, the inner ranks' numbers, and how each compares."""
+    result: dict[str, Any] = {"row": name, "ranks": len(sent)}
+    for what in ("messages", "bytes"):
+        each = {"": [getattr(t, what) for t in sent], "predicted_": [getattr(t, what) for t in expected]}
+        for kind, numbers in each.items():
+            result[f"{kind}{what}"] = sum(numbers)
+            result[f"{kind}inner_{what}"] = _range(numbers[1:-1])
+        result[f"{what}_ratio"] = f"{furthest(*each.values()):.9g}"
+    result["ranks_as_predicted"] = sum(s == e for s, e in zip(sent, expected, strict=True))
+    return result
+
+
 def measure(shape: Shape, numbers: range) -> list[dict[str, Any]]:
     small = thin(shape)
-    totals = {ranks: counted(small, ranks, f"{shape.name} {ranks}") for ranks in numbers}
-    result = []
-    for ranks in numbers:
-        each = [predicted(small, ranks, rank) for rank in range(ranks)]
-        expected = sum(each, Traffic())
-        result.append(
-            {
-                "row": shape.name,
-                "ranks": ranks,
-                "messages": totals[ranks].messages,
-                "predicted_messages": expected.messages,
-                "bytes": totals[ranks].bytes,
-                "predicted_bytes": expected.bytes,
-                "predicted_inner_messages": _range([t.messages for t in each[1:-1]]),
-                "predicted_inner_bytes": _range([t.bytes for t in each[1:-1]]),
-            }
+    return [
+        record(
+            shape.name,
+            counted(small, ranks, f"{shape.name} {ranks}"),
+            [predicted(small, ranks, rank) for rank in range(ranks)],
         )
-    return result
+        for ranks in numbers
+    ]
 
 
 def main() -> None:

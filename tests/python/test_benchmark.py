@@ -13,7 +13,7 @@ import torch
 REPOSITORY = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks import bars, check, options, ratios, records, report, stored, tables  # noqa: E402
+from benchmarks import bars, check, options, paths, ratios, records, report, stored, tables, traffic  # noqa: E402
 from benchmarks.chart import ratios_chart  # noqa: E402
 from benchmarks.concatenation import Neighbours, all_rows, concatenated_layer  # noqa: E402
 from benchmarks.exactness import Reference, WrongResultError  # noqa: E402
@@ -21,9 +21,9 @@ from benchmarks.meeting import Meeting  # noqa: E402
 from benchmarks.memory import peak_bytes  # noqa: E402
 from benchmarks.modules import cut_layer, serial_layer  # noqa: E402
 from benchmarks.prediction import Traffic, predicted, strip_bytes  # noqa: E402
-from benchmarks.shapes import SHAPES, Scale, Shape, chosen  # noqa: E402
+from benchmarks.shapes import SHAPES, Scale, Shape, chosen, timed  # noqa: E402
 from benchmarks.stored import KINDS, reference_of  # noqa: E402
-from benchmarks.traffic import counted, thin  # noqa: E402
+from benchmarks.traffic import counted, furthest, thin  # noqa: E402
 from benchmarks.turns import Contender, order  # noqa: E402
 
 from support.ranks import run_ranks  # noqa: E402
@@ -116,17 +116,15 @@ def run_tables(**changes: Any) -> dict[str, list[dict]]:
         {"op": op, "moved": moved, "plain_us": "5", "more_us": str(found["dispatch"])}
         for op, moved in (("relu", ""), ("view", ""), ("roll", "halo"))
     ]
-    sent = {"messages": "4", "predicted_messages": "4", "bytes": str(found["bytes"]), "predicted_bytes": "2000000"}
+    each = [Traffic(found["bytes"], 4), Traffic(2000000, 4)]
+    sent = [traffic.record(CONV.name, each, [Traffic(2000000, 4)] * 2), traffic.record("local", *[[Traffic()] * 3] * 2)]
     return {
         "layers": ratios.summarise(turns(**times, **kept)),
         "memory": [{"row": CONV.name, "layout": "contiguous", "ratio": f"{found['memory']:.4f}"}],
         "tiny": tiny,
         "dispatch": dispatch,
         "halo_exchange": [{"bytes": "1024", "ratio": str(found["exchange"])}],
-        "traffic": [
-            {"row": CONV.name, "ranks": "2", **sent},
-            {"row": "local", "ranks": "3", **dict.fromkeys(sent, "0")},
-        ],
+        "traffic": [{key: str(value) for key, value in r.items()} for r in sent],
     }
 
 
@@ -281,7 +279,7 @@ def test_other_bars():
             {"bytes": "1024", "raw_us": "2.0", "graticule_us": "7.5"},
             {"bytes": "184320", "raw_us": "20", "graticule_us": "32"},
         ],
-        "traffic": [{"row": "c", "ranks": "6", "bytes": "20", "predicted_bytes": "10"}],
+        "traffic": [{"row": "c", "ranks": "6", "bytes": "20", "predicted_bytes": "20", "bytes_ratio": "1.5"}],
     }
     assert [b.met for b in bars.bars(found)] == [False, True, False, True, True, False, False]
     text = tables.short_bars_table(bars.bars(found))
@@ -330,8 +328,59 @@ def test_prediction_of_strides():
 def test_what_is_sent_is_what_the_stencil_predicts(shape):
     small = thin(dataclasses.replace(shape, rows=96 + shape.rows % 2, output_size=shape.output_size and (193, 0)))
     for ranks in (2, 3):
-        expected = sum((predicted(small, ranks, rank) for rank in range(ranks)), Traffic())
+        expected = [predicted(small, ranks, rank) for rank in range(ranks)]
         assert counted(small, ranks, f"benchmark {shape.name} {ranks}") == expected
+
+
+def test_an_inner_rank_sends_the_same_on_any_number_of_ranks():
+    small = thin(dataclasses.replace(CONV, rows=60))
+    inner = [t for ranks in (3, 4, 5) for t in counted(small, ranks, f"inner of {ranks}")[1:-1]]
+    assert set(inner) == {predicted(small, 3, 1)} and len(inner) == 6
+
+
+def test_ranks_that_make_up_for_each_other_are_seen():
+    assert furthest([4, 0], [4, 0]) == 1
+    assert furthest([4, 3], [4, 0]) == 4  # 1 and what should not have been sent
+    assert furthest([8, 3], [10, 4]) == 0.75
+    found = traffic.record(
+        "a", [Traffic(10, 1), Traffic(12, 2), Traffic(8, 2)], [Traffic(10, 1), *[Traffic(10, 2)] * 2]
+    )
+    assert (found["bytes"], found["predicted_bytes"], found["bytes_ratio"]) == (30, 30, "1.2")
+    assert (found["messages_ratio"], found["ranks"], found["ranks_as_predicted"]) == ("1", 3, 1)
+    assert (found["inner_bytes"], found["predicted_inner_bytes"]) == ("12", "10")
+
+
+def test_traffic_table():
+    inner = [Traffic(10, 2), Traffic(14, 2)]
+    end = Traffic(5, 1)
+    each = [[end, end], [end, inner[0], end], [end, *inner, end]]
+    text = tables.traffic_table([traffic.record("a", sent, sent) for sent in each])
+    assert text.endswith(
+        "| a | 2, 4, 6 | 2, 4, 6 | 10, 20, 34 | 10, 20, 34 | all | 2 | 2 | 10, 10 to 14 | 10, 10 to 14 |"
+    )
+    other = traffic.record("a", [inner[1], end], [end, end])
+    assert "| 1 |" in tables.traffic_table([other])
+
+
+def test_paths():
+    names = [
+        "aten::conv2d",
+        "DomainParallelConv2d forward: in place",
+        "backward",
+        "DomainParallelConv2d backward: whole",
+    ]
+    assert [paths.told(names, direction) for direction in paths.DIRECTIONS] == ["in place", "whole"]
+    names.append("DomainParallelGroupNorm forward: one pass, one pass")
+    assert paths.told(names, "forward") == "Conv2d: in place; GroupNorm: one pass, one pass"
+    assert paths.told([], "backward") == ""
+    assert paths.of_ranks(["a", "a", "a"]) == "a"
+    assert paths.of_ranks(["a", "b"]) == "rank 0: a; rank 1: b"
+    facts = [("x", "contiguous", "a", "b"), ("x", "channels_last", "a", "b"), ("y", "contiguous", "a", "b")]
+    facts.append(("y", "channels_last", "a", "c"))
+    keys = ("row", "layout", "path_forward", "path_backward")
+    text = tables.paths_table([dict(zip(keys, values, strict=True)) for values in facts])
+    assert "| x | contiguous, channels_last | a | b |\n| y | contiguous | a | b |" in text
+    assert text.endswith("| y | channels_last | a | c |")
 
 
 def test_peak_memory_of_known_allocations():
@@ -391,7 +440,7 @@ def contenders(shape: Shape, make, rank: int, size: int) -> tuple[Reference, Con
         whole = torch.randn(1, *shape.sizes, requires_grad=True)
         gradient = torch.randn_like(module(whole))
     serial = Contender(module, whole, gradient, list(module.parameters()))
-    reference = Reference(serial, rows, outputs, shape.cut_dim, backward=True)
+    reference = Reference(serial, rows, outputs, shape.cut_dim)
     x = whole.detach().narrow(shape.cut_dim, rows[0], rows[1] - rows[0]).clone().requires_grad_()
     own = gradient.narrow(shape.cut_dim, outputs[0], outputs[1] - outputs[0]).clone()
     return reference, Contender(make(module), x, own, list(module.parameters()))
@@ -468,6 +517,9 @@ def test_shapes():
     scaled = dataclasses.replace(CONV, scale=Scale(rows=2, columns=4, channels=8)).scaled()
     assert (scaled.rows, scaled.columns, scaled.channels, scaled.outputs) == (180, 180, 8, 8)
     assert str(scaled.scale) == "H/2 W/4 channels/8"
+    both = timed("k32 s2", False, False)
+    assert [layout for _, layout in both] == ["contiguous", "channels_last"]
+    assert [str(shape.scale) for shape, _ in both] == ["H/2 W/2", "W/32 channels/4"]
     assert {s.rows % 2 for s in chosen("721x", True, False)} == {1}
     for shape in (*chosen("", False, False), *chosen("", True, False)):
         module = serial_layer(shape).to("meta")
@@ -485,7 +537,7 @@ def test_documents():
     found = {name: [] for name in report.NAMES} | {"layers": layers()}
     sections = report.sections(found, judge=True)
     page = (REPOSITORY / "docs" / "benchmarks.md").read_text() + (REPOSITORY / "README.md").read_text()
-    for place in (*sections, "memory", "traffic", "tiny", "dispatch", "halo_exchange", "training_step"):
+    for place in (*sections, "memory", "paths", "traffic", "tiny", "dispatch", "halo_exchange", "training_step"):
         assert f"<!-- bench: {place} -->" in page or place == "contiguous forward", place
     assert "1.010 (1.010 to 1.010)" in sections["contiguous forward+backward"]
     assert "n/a" in tables.layers_table(ratios.summarise(turns(local=[1.0], null=[1.0])), *list(FACTS.values())[2:])
