@@ -57,6 +57,10 @@ void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const C
                     a.size.size(), who);
   TORCH_CHECK_VALUE(a.scale_factor.empty() || a.scale_factor.size() == dims, cut.layer, ": expected a scale_factor of ",
                     dims, " values, got ", a.scale_factor.size(), who);
+  for (const double factor : a.scale_factor) {
+    TORCH_CHECK_VALUE(std::isfinite(factor), cut.layer, ": expected finite scale factors, got ",
+                      c10::ArrayRef<double>(a.scale_factor), who);
+  }
   TORCH_CHECK_VALUE(a.size.empty() || !a.recompute_scale_factor.value_or(false), cut.layer,
                     ": recompute_scale_factor goes with scale_factor, got a size", who);
 }

@@ -1,5 +1,6 @@
 """Every error that the library raises: of which kind, on every rank, naming what was expected and what came."""
 
+import math
 import time
 
 import pytest
@@ -212,6 +213,13 @@ CALLS = {
     "two sizes": (lambda d: resized(d, scale=(2, 2)), ValueError, "TheResize", "one of size and scale_factor", "both"),
     "size of one value": (lambda d: resized(d, size=(5,)), ValueError, "TheResize", "size of 2 values", "got 1"),
     "scale of one value": (lambda d: resized(d, size=(), scale=(2.0,)), ValueError, "TheResize", "scale_factor of 2"),
+    "an infinite scale": (
+        lambda d: resized(d, size=(), scale=(2.0, math.inf)),
+        ValueError,
+        "TheResize",
+        "finite scale factors",
+        "inf",
+    ),
     "recompute with size": (lambda d: resized(d, recompute=True), ValueError, "TheResize", "recompute_scale_factor"),
     "nothing": (lambda d: resized(d, size=(0, 5)), ValueError, "TheResize", "9 to 0"),
     "torch's own mistake": (
