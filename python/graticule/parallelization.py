@@ -74,7 +74,7 @@ class _ConvFunction(EagerFunction):
         cut = x._cut
         ctx.cut, ctx.out = cut, out
         ctx.options = (*options, cut.offsets, out.offsets, cut.dim, cut.domain.group_name, layer, "zeros", "zeros")
-        with report.operation(layer), report.move("halo"):
+        with report.operation(layer), report.move("halo", cut.domain):
             result, before, after = _ops.convolution_with_halo(x._local, weight, bias, *ctx.options)
         ctx.save_for_backward(x._local, before, after, weight)
         return DomainTensor(result, out)
@@ -86,7 +86,7 @@ class _ConvFunction(EagerFunction):
         part: Any = functions.as_cut(gradient, ctx.out)
         wanted = list(ctx.needs_input_grad[:3])
         with report.operation("convolution_backward"):
-            with report.move("halo"):
+            with report.move("halo", ctx.cut.domain):
                 x_grad, *others = _ops.convolution_backward(
                     part._local, local, before, after, weight, *ctx.options, wanted
                 )
@@ -99,7 +99,7 @@ class _NormFunction(EagerFunction):
     def forward(ctx: Any, x: Any, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float) -> Tensor:
         cut = x._cut
         ctx.cut, ctx.groups, ctx.eps = cut, groups, eps
-        with report.operation("GroupNorm"), report.move("reduction"):
+        with report.operation("GroupNorm"), report.move("reduction", cut.domain):
             result, mean, rstd = _ops.group_norm_forward(
                 x._local, weight, bias, groups, eps, cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm"
             )
@@ -115,7 +115,7 @@ class _NormFunction(EagerFunction):
         wanted = list(ctx.needs_input_grad[:3])
         place = (cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm")
         with report.operation("group_norm_backward"):
-            with report.move("reduction"):
+            with report.move("reduction", cut.domain):
                 x_grad, *others = _ops.group_norm_backward(
                     part._local, local, mean, rstd, weight, ctx.groups, ctx.eps, *place, wanted
                 )

@@ -22,13 +22,13 @@ def rows(local: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], bo
 
     The cut must be an interval; rows count single indices of its dimension.
     """
-    with report.move("halo" if boundary != "none" else "rows"):
+    with report.move("halo" if boundary != "none" else "rows", cut.domain):
         return _gather_rows(local, cut.flat(), cut.dim, begins, ends, boundary)
 
 
 def fold(gradient: Tensor, cut: Cut, begins: Sequence[int], ends: Sequence[int], boundary: str = "none") -> Tensor:
     """The adjoint of `rows`: what every rank has for rows of this one, added up."""
-    with report.move("halo" if boundary != "none" else "rows"):
+    with report.move("halo" if boundary != "none" else "rows", cut.domain):
         flat = cut.flat()
         return _ops.fold_rows(
             gradient, flat.offsets, list(begins), list(ends), boundary, cut.dim, -1, True, False, cut.domain.group_name
@@ -45,7 +45,7 @@ def _gather_rows(
 
 def gather(local: Tensor, cut: Cut) -> Tensor:
     """The whole tensor on every rank."""
-    with report.move("GATHER"):
+    with report.move("GATHER", cut.domain):
         return everything(local, cut)
 
 
@@ -54,7 +54,7 @@ def replicate(local: Tensor, cut: Cut) -> Tensor:
 
     The op's work is still shared by the ranks: a replica in the report, not a gather.
     """
-    with report.move("replica"):
+    with report.move("replica", cut.domain):
         return everything(local, cut)
 
 
@@ -84,7 +84,7 @@ def recut(local: Tensor, old: Cut, new: Cut) -> Tensor:
         if offsets == old.flat().offsets:
             return local
         return rows(local, old, offsets[:-1], offsets[1:])
-    with report.move("all-to-all"):
+    with report.move("all-to-all", old.domain):
         return _all_to_all(local, old, new)
 
 
@@ -107,7 +107,7 @@ def reduce_sum(local: Tensor, domain: Domain, what: str = "sum") -> Tensor:
         return torch.view_as_complex(reduce_sum(torch.view_as_real(local.resolve_conj()), domain, what))
     if local.dtype in (torch.float16, torch.bfloat16):
         return reduce_sum(local.float(), domain, what).to(local.dtype)
-    with report.move("reduction"):
+    with report.move("reduction", domain):
         if not local.is_contiguous():
             local = local.contiguous()
         return _ops.all_reduce_sum_(local, domain.group_name, described(what))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from graticule.domain import Domain
 from graticule.tensor import autograd_nodes
 from graticule.tensor.carried import Carried
 
@@ -115,19 +116,19 @@ def report(strict: bool = False, model: torch.nn.Module | None = None) -> Iterat
 
 
 @contextlib.contextmanager
-def move(kind: str) -> Iterator[None]:
-    """Records what the block sends, under the op at work."""
+def move(kind: str, domain: Domain) -> Iterator[None]:
+    """Records what the block sends over the domain, under the op at work."""
     reports = _reports.get()
     if not reports:
         yield
         return
-    begun, sent = time.perf_counter(), torch.ops.graticule.bytes_sent()
+    begun, sent = time.perf_counter(), domain.bytes_sent
     yield
     call = Call(
         (_state.modules[-1] if _state.modules else "") or autograd_nodes.current_name(),
         str(_state.op or "between ops"),
         kind,
-        torch.ops.graticule.bytes_sent() - sent,
+        domain.bytes_sent - sent,
         1e3 * (time.perf_counter() - begun),
         _line_of_model(),
     )

@@ -101,3 +101,19 @@ def test_a_module_that_fails_leaves_no_name_behind():
         return [call.module for call in report.calls]
 
     assert run_ranks(2, body) == [[""], [""]]
+
+
+def test_bytes_are_those_of_this_rank():
+    """Of ranks in one process each counts its own: one at an end has one neighbour, one inside two."""
+    whole = torch.randn(1, 1, 9, 4, dtype=torch.float64)
+
+    def body(domain):
+        x = graticule.shard(whole, domain)
+        with graticule.report() as found:
+            torch.nn.functional.conv2d(x, torch.ones(1, 1, 3, 3, dtype=torch.float64), padding=1)
+        return sum(call.bytes for call in found.calls)
+
+    row = 4 * 8
+    sent = run_ranks(3, body)
+    assert sent[1] == sent[0] + sent[2] > 0
+    assert sent[0] == sent[2] and sent[0] % row == 0

@@ -74,7 +74,7 @@ def adaptive_avg_pool_backward(op: Any, grad: Tensor, x: Tensor) -> Any:
 def _along(resample: Any, t: Tensor, cut: Cut, out: Cut) -> Tensor:
     """Means along the cut, or their adjoint, in no less than float32."""
     channels_last = not t.is_contiguous()
-    with report.move("rows"):
+    with report.move("rows", cut.domain):
         result = resample(
             _wide(t), "area", False, None, channels_last, cut.offsets, out.offsets, cut.dim, cut.domain.group_name,
             "adaptive_avg_pool",

@@ -46,7 +46,7 @@ def _normalise(
     if cut.dim == 1:
         y, mean, rstd, deviations = _of_own_channels(local, cut, weight, bias, eps)
     else:
-        with report.move("reduction"):
+        with report.move("reduction", cut.domain):
             y, mean, rstd, deviations = _ops.batch_norm_forward(_spatial(local), weight, bias, eps, *_place(cut))
         y = y.view(local.shape)
     for kept, value in zip(new, (mean, deviations / max(0.0, count - 1)), strict=True):
@@ -199,7 +199,7 @@ def batch_norm_backward(
     if cut.dim == 1 or not training:
         statistics = (running_mean, running_variance, saved_mean, saved_rstd)
         return _backward_alone(g, local, cut, weight, statistics, training, eps, wanted)
-    with report.move("reduction"):
+    with report.move("reduction", cut.domain):
         of_x, of_weight, of_bias = _ops.batch_norm_backward(
             _spatial(g), _spatial(local), saved_mean.double(), saved_rstd.double(), weight, *_place(cut), wanted
         )

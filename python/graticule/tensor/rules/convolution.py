@@ -36,7 +36,7 @@ def convolution(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *option
     out = output_cut(cut, shape[cut.dim])
     if local.numel() and _is_row_by_row(weight, options, cut.dim):
         return DomainTensor(op(local, weight, bias, *options), out)
-    with report.move("halo"):
+    with report.move("halo", cut.domain):
         return DomainTensor(_ops.convolution(local, weight, bias, *options, *_placement(cut, out)), out)
 
 
@@ -59,7 +59,7 @@ def convolution_backward(
     out = output_cut(cut, grad.shape[cut.dim])
     grad_part = own_part(grad, out, grad.dim())
     arguments = (*_one_each(tuple(options), x.dim() - 2), *_placement(cut, out), "zeros", "zeros")
-    with report.move("halo"):
+    with report.move("halo", cut.domain):
         # Forward kept no rows of the others: below autograd nobody says for whom.
         kept = _ops.convolution_halo(local, weight, *arguments) if wanted[1] else (local.new_empty(0),) * 2
         parts = _ops.convolution_backward(grad_part, local, *kept, weight, *arguments, wanted)

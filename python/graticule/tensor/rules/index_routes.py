@@ -104,7 +104,7 @@ class IndexRoutes:
         each = rest.numel()
         if self.cut.domain.size == 1:
             return first
-        with report.move("rows"):
+        with report.move("rows", self.cut.domain):
             flat = moves.all_to_all(
                 first.view(-1), [n * each for n in going], [n * each for n in coming], self.cut.domain, "index"
             )

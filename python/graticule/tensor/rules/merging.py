@@ -33,7 +33,7 @@ def of_all_ranks(part: Tensor, domain: Domain) -> Tensor:
     """Every rank's `part`, all of one shape, along a new first dimension, in rank order."""
     if domain.size == 1:
         return part.unsqueeze(0)
-    with report.move("reduction"):
+    with report.move("reduction", domain):
         # Flat: what travels does not depend on how a rank's part lies in memory.
         counts = [part.numel()] * domain.size
         every = moves.all_to_all(part.reshape(-1).repeat(domain.size), counts, counts, domain, "reduction")

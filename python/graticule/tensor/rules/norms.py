@@ -25,7 +25,7 @@ _ops = torch.ops.graticule
 
 def normalised(local: Tensor, weight: Any, bias: Any, groups: int, eps: float, cut: Cut) -> tuple[Tensor, ...]:
     """(y, mean, rstd) of graticule.group_norm_forward for (N, C, ...) cut along a dimension from 2 on."""
-    with report.move("reduction"):
+    with report.move("reduction", cut.domain):
         return _ops.group_norm_forward(
             local, weight, bias, groups, eps, scaled_offsets(cut), cut.dim, cut.domain.group_name, "group_norm"
         )
@@ -35,7 +35,7 @@ def normalised_backward(
     gradient: Tensor, local: Tensor, mean: Tensor, rstd: Tensor, weight: Any, groups: int, cut: Cut, wanted: list[bool]
 ) -> tuple[Any, ...]:
     """This rank's part of the gradients of x, weight and bias."""
-    with report.move("reduction"):
+    with report.move("reduction", cut.domain):
         return _ops.group_norm_backward(
             gradient,
             local,

@@ -99,7 +99,7 @@ def _forward(op: Any, x: DomainTensor, size: Any, *options: Any) -> Any:
         return uncut(op, (x, size, *options), {})  # its parts round otherwise
     local, cut = in_intervals(x)
     out = output_cut(cut, call.after[dim - first])
-    with report.move("halo"):
+    with report.move("halo", cut.domain):
         result = _ops.interpolate(
             local,
             [] if by_factor else call.after,
@@ -136,7 +136,7 @@ def _backward(op: Any, grad: DomainTensor, after: Any, shape: Any, *options: Any
     cut = output_cut(out, call.before[dim - first])
     wide = local if local.dtype == torch.float64 else local.float()
     adjoint = _plane_adjoint if local.dim() == 4 and local.device.type == "cpu" else _adjoint_in_two
-    with report.move("halo"):
+    with report.move("halo", cut.domain):
         result = adjoint(op, call, wide, cut, out, list(shape), options)
     return DomainTensor(result.to(local.dtype), cut)
 
