@@ -11,6 +11,7 @@ from torch import Tensor
 from graticule.compiling import fixed_shape
 from graticule.domain import Domain
 from graticule.environment import check_mode, traced_check_mode
+from graticule.own_rows import expect_own_rows
 
 
 def wrapped_dimension(dim: int, x: Tensor, name: str) -> int:
@@ -39,6 +40,7 @@ def _exchange(
     flip_sign: bool,
 ) -> Tensor:
     """What gather_rows and fold_rows do alike: `cut` holds their offsets, begins and ends."""
+    expect_own_rows(t, name)
     t = fixed_shape(t)
     lon = -1 if lon_dim is None else wrapped_dimension(lon_dim, t, name)
     dim = wrapped_dimension(dim, t, name)
@@ -125,6 +127,8 @@ def _exchange_each(
     flip_signs: Sequence[bool] | None,
 ) -> list[Tensor]:
     """What gather_rows_of_each and fold_rows_of_each do alike: `cut` holds their offsets, begins and ends."""
+    for t in tensors:
+        expect_own_rows(t, name)
     fixed = [fixed_shape(t) for t in tensors]
     lons = [-1 if lon_dim is None else wrapped_dimension(lon_dim, t, name) for t in fixed]
     dims = [wrapped_dimension(dim, t, name) for t in fixed]

@@ -80,6 +80,8 @@ halo::Shards shards_of(at::TensorList tensors, const View& e, const char* what) 
                     tensors.size(), ", ", e.dims.size(), ", ", e.lon_dims.size(), " and ", e.flip_signs.size());
   halo::Shards shards;
   for (size_t i = 0; i < tensors.size(); ++i) {
+    TORCH_CHECK_VALUE(tensors[i].device() == tensors[0].device(), what, ": expected all tensors on ",
+                      tensors[0].device(), ", got one on ", tensors[i].device());
     shards.push_back({tensors[i], {e.dims[i], e.lon_dims[i], e.flip_signs[i] != 0}});
   }
   return shards;
@@ -165,6 +167,7 @@ Tensors fold_each_kernel(at::TensorList gs, GRATICULE_EXCHANGES_ARGUMENTS) {
 }
 
 Tensors gather_shapes(at::TensorList xs, const View& e) {
+  (void)shards_of(xs, e, "gather_rows");
   const int rank = comm::Domain::from_group_name(std::string(e.group)).rank();
   Tensors results;
   for (size_t i = 0; i < xs.size(); ++i) {
@@ -174,6 +177,7 @@ Tensors gather_shapes(at::TensorList xs, const View& e) {
 }
 
 Tensors fold_shapes(at::TensorList gs, const View& e) {
+  (void)shards_of(gs, e, "fold_rows");
   const int rank = comm::Domain::from_group_name(std::string(e.group)).rank();
   Tensors results;
   for (size_t i = 0; i < gs.size(); ++i) {
@@ -202,24 +206,40 @@ Tensors fold_each_meta(at::TensorList gs, GRATICULE_EXCHANGES_ARGUMENTS) {
   return fold_shapes(gs, e);
 }
 
+// Whether gradients of this dtype can be added up. Every rank knows dtypes; which tensors need a gradient may differ
+// between ranks.
+bool has_gradient(const at::Tensor& t) {
+  const at::ScalarType type = t.scalar_type();
+  return at::isComplexType(type) || type == at::kFloat || type == at::kDouble || type == at::kHalf ||
+         type == at::kBFloat16;
+}
+
 // Of a call with a gradient, what backward is told.
 struct Saved : torch::CustomClassHolder {
   std::vector<int64_t> offsets, begins, ends, dims, lon_dims, flip_signs;
   std::string boundary, group;
   bool row_on_pole;
   bool forward_gathers;
+  size_t count = 0;                   // of tensors
+  std::vector<size_t> with_gradient;  // which of them; the layouts are theirs alone
 
-  Saved(const View& e, bool gathers)
+  Saved(at::TensorList tensors, const View& e, bool gathers)
       : offsets(e.offsets.vec()),
         begins(e.begins.vec()),
         ends(e.ends.vec()),
-        dims(e.dims.vec()),
-        lon_dims(e.lon_dims.vec()),
-        flip_signs(e.flip_signs.vec()),
         boundary(e.boundary),
         group(e.group),
         row_on_pole(e.row_on_pole),
-        forward_gathers(gathers) {}
+        forward_gathers(gathers),
+        count(tensors.size()) {
+    for (size_t i = 0; i < count; ++i) {
+      if (!has_gradient(tensors[i])) continue;
+      with_gradient.push_back(i);
+      dims.push_back(e.dims[i]);
+      lon_dims.push_back(e.lon_dims[i]);
+      flip_signs.push_back(e.flip_signs[i]);
+    }
+  }
 
   /// Refers to this.
   [[nodiscard]] View view() const {
@@ -232,17 +252,30 @@ struct ExchangeFunction : torch::autograd::Function<ExchangeFunction> {
   static variable_list forward(AutogradContext* ctx, at::TensorList tensors, const View& e, bool gathers) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     save_a_mark(ctx, tensors[0]);
-    ctx->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<Saved>(e, gathers));
-    if (tensors.size() == 1) return {call_one(gathers, tensors[0], e)};
-    return call_each(gathers, tensors, e);
+    ctx->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<Saved>(tensors, e, gathers));
+    variable_list results =
+        tensors.size() == 1 ? variable_list{call_one(gathers, tensors[0], e)} : call_each(gathers, tensors, e);
+    variable_list without;
+    for (const at::Tensor& result : results) {
+      if (!has_gradient(result)) without.push_back(result);
+    }
+    if (!without.empty()) ctx->mark_non_differentiable(without);
+    return results;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto& saved = static_cast<const Saved&>(*ctx->saved_data["call"].toCapsule());
     const bool gathers = !saved.forward_gathers;
-    variable_list results = grads.size() == 1 ? variable_list{call_one(gathers, grads[0], saved.view())}
-                                              : call_each(gathers, grads, saved.view());
-    results.resize(grads.size() + 2);
+    variable_list results(saved.count + 2);
+    if (saved.with_gradient.size() == 1) {
+      const size_t only = saved.with_gradient[0];
+      results[only] = call_one(gathers, grads[only], saved.view());
+      return results;
+    }
+    variable_list given;
+    for (const size_t i : saved.with_gradient) given.push_back(grads[i]);
+    variable_list made = call_each(gathers, given, saved.view());
+    for (size_t i = 0; i < made.size(); ++i) results[saved.with_gradient[i]] = std::move(made[i]);
     return results;
   }
 };

@@ -4,9 +4,19 @@ import random
 
 import pytest
 import torch
+from torch import nn
 
+import graticule
 from graticule import fold_rows, fold_rows_of_each, gather_rows, gather_rows_of_each
-from graticule.domain_parallel import HaloExchange
+from graticule.domain_parallel import (
+    DomainParallelConv2d,
+    DomainParallelConvTranspose2d,
+    DomainParallelGroupNorm,
+    DomainParallelInterpolate,
+    HaloExchange,
+    gather_tensor,
+    shard_tensor,
+)
 from support.ranks import own_rows, relative, run_ranks
 
 # (boundary, row_on_pole, flip_sign)
@@ -287,3 +297,58 @@ def test_a_halo_of_several_tensors():
 
     for both, each in run_ranks(2, body):
         assert all(torch.equal(a, b) for a, b in zip(both, each, strict=True))
+
+
+def test_what_has_no_gradient_sends_none():
+    """Masks, numbers and eight-bit floats: whatever rows of theirs meet in one, they are in no backward."""
+    x = torch.randn(1, 1, 8, 3)
+    others = [x > 0, (100 * x).long(), x.to(torch.float8_e4m3fn), (100 * x).abs().to(torch.uint16)]
+
+    def body(domain):
+        own = own_rows(x, 2, domain).requires_grad_()
+        more = [own_rows(t, 2, domain) for t in others]
+        got = gather_rows_of_each([own, *more], domain, [0, 4, 8], [-2, 2], [6, 10], "replicate")
+        assert [t.requires_grad for t in got] == [True, False, False, False, False]
+        alone = own.detach().clone().requires_grad_()
+        gather_rows(alone, domain, [0, 4, 8], [-2, 2], [6, 10], "replicate").sum().backward()
+        sent = domain.bytes_sent
+        got[0].sum().backward()
+        assert torch.equal(own.grad, alone.grad)
+        return domain.bytes_sent - sent
+
+    assert run_ranks(2, body) == [2 * 3 * 4] * 2
+
+
+def test_tensors_of_two_devices_are_refused():
+    def body(domain):
+        given = [torch.zeros(1, 1, 4, 3), torch.zeros(1, 1, 4, 3, device="meta")]
+        with pytest.raises(ValueError, match="expected all tensors on cpu, got one on meta"):
+            gather_rows_of_each(given, domain, [0, 4, 8], [0, 3], [5, 8])
+
+    run_ranks(2, body)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, d: gather_rows(x, d, [0, 4, 8], [0, 3], [5, 8]),
+        lambda x, d: fold_rows_of_each([x], d, [0, 4, 8], [0, 3], [5, 8]),
+        lambda x, d: HaloExchange(1, domain=d)(x),
+        lambda x, d: HaloExchange(1, domain=d, rows=8)(x, x),
+        lambda x, d: DomainParallelConv2d(nn.Conv2d(2, 2, 3, padding=1), domain=d)(x),
+        lambda x, d: DomainParallelConvTranspose2d(nn.ConvTranspose2d(2, 2, 2, 2), domain=d)(x),
+        lambda x, d: DomainParallelGroupNorm(nn.GroupNorm(1, 2), domain=d)(x),
+        lambda x, d: DomainParallelInterpolate(size=(16, 6), domain=d)(x),
+        lambda x, d: shard_tensor(x, manager=d),
+        lambda x, d: gather_tensor(x, manager=d),
+    ],
+)
+def test_a_domain_tensor_is_no_shard(call):
+    """It has the whole grid's shape: taken for a shard its rows would be others."""
+
+    def body(domain):
+        x = graticule.shard(torch.randn(1, 2, 8, 3), domain)
+        with pytest.raises(TypeError, match=f"got a DomainTensor.*rank {domain.rank} of 2"):
+            call(x, domain)
+
+    run_ranks(2, body)

@@ -11,6 +11,7 @@ from torch import Tensor
 from graticule.compiling import at_trace_time
 from graticule.domain import Domain
 from graticule.environment import check_mode, traced_check_mode
+from graticule.own_rows import expect_own_rows
 
 Rows = int | Sequence[int] | None
 
@@ -54,6 +55,7 @@ class RowCuts:
 
     def offsets(self, x: Tensor, dim: int, domain: Domain, *arguments: Any) -> list[int]:
         """The cut of x along dim: N + 1 offsets. In check mode the ranks compare what `arguments` print too."""
+        expect_own_rows(x, self.layer)
         local = x.shape[dim]
         if torch.compiler.is_compiling():
             return self._traced_offsets(x, dim, domain, arguments)

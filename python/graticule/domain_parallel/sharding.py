@@ -10,6 +10,7 @@ from torch import Tensor
 from graticule.compiling import not_in_compiled_code
 from graticule.domain_parallel.manager import active_domain
 from graticule.exchange import wrapped_dimension
+from graticule.own_rows import expect_own_rows
 
 
 def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
@@ -22,6 +23,7 @@ def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     domain = active_domain(manager)
     if domain is None:
         return x
+    expect_own_rows(x, "shard_tensor")
     offsets = torch.ops.graticule.balanced_offsets(x.shape[dim], domain.size)
     own = x.narrow(dim, offsets[domain.rank], offsets[domain.rank + 1] - offsets[domain.rank])
     return own.clone(memory_format=_format(x))
@@ -38,6 +40,7 @@ def gather_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     if domain is None:
         return x
     not_in_compiled_code("gather_tensor")
+    expect_own_rows(x, "gather_tensor")
     dim = wrapped_dimension(dim, x, "gather_tensor")
     offsets = list(torch.ops.graticule.row_offsets(x.shape[dim], domain.group_name, "gather_tensor"))
     begins = [0] * domain.size

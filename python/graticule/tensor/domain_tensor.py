@@ -46,6 +46,7 @@ class DomainTensor(Tensor):
     beside it is a replicated value, the same on every rank.
     """
 
+    _has_whole_shape = True  # for graticule.own_rows
     _local: Tensor
     _cut: Cut
     _moved: bool
