@@ -1,6 +1,8 @@
 # Each target sets up what it needs, in .venv and build/.
 PYTHON ?= python3
 RANKS ?= 2
+# Processes that the Python tests are spread over; 0: no others than pytest itself.
+TEST_WORKERS ?= 2
 # Whether the C++ tests are built; once they are, they stay.
 TESTS ?= $(if $(wildcard build/dev/tests),ON,OFF)
 VENV := .venv
@@ -46,8 +48,10 @@ test-cpp: gtest
 	$(MAKE) build TESTS=ON
 	$(VENV)/bin/ctest --preset dev
 
+PYTEST := $(VENV)/bin/python -m pytest tests/python --ignore=tests/python/models
 test-python: build
-	$(VENV)/bin/python -m pytest tests/python --ignore=tests/python/models
+	$(PYTEST) -n $(TEST_WORKERS) --dist worksteal -m "not undisturbed"
+	$(PYTEST) -m undisturbed
 
 $(VENV)/.models: $(VENV)/.ready requirements-models.txt
 	$(PIP) install --quiet --no-deps -r requirements-models.txt

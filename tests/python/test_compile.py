@@ -21,21 +21,25 @@ needs_mpi = pytest.mark.skipif(not has_mpi(), reason="the library was built with
 SOME = ["layers", "primitive", "unused", "model"]
 
 
+@pytest.mark.undisturbed
 @pytest.mark.parametrize("processes,checks", [(2, []), (3, SOME)], ids=["2", "3"])
 def test_compiled_layers_over_gloo(processes, checks):
     """Numbers, exchanges and errors: see the checks of the worker."""
     assert "compiled" in torchrun(processes, WORKERS / "compiled.py", "gloo", *checks, GRATICULE_TIMEOUT="30")
 
 
+@pytest.mark.undisturbed
 @needs_mpi
 def test_compiled_layers_over_mpi():
     assert "compiled" in mpiexec(2, WORKERS / "compiled.py", "mpi", *SOME[1:], GRATICULE_TIMEOUT="30")
 
 
+@pytest.mark.undisturbed
 def test_an_output_that_a_rank_gives_no_gradient_is_an_error_on_all_over_gloo():
     assert "compiled" in torchrun(3, WORKERS / "compiled.py", "gloo", "dropped", GRATICULE_TIMEOUT="60")
 
 
+@pytest.mark.undisturbed
 @needs_mpi
 def test_an_output_that_a_rank_gives_no_gradient_is_an_error_on_all_over_mpi():
     assert "compiled" in mpiexec(2, WORKERS / "compiled.py", "mpi", "dropped", GRATICULE_TIMEOUT="60")

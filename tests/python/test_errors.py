@@ -15,6 +15,8 @@ from support.ranks import balanced, failures, run_ranks
 OPS = torch.ops.graticule
 ROWS = balanced(9, 2)
 
+pytestmark = pytest.mark.undisturbed
+
 
 @pytest.fixture(autouse=True)
 def short_timeout(monkeypatch):

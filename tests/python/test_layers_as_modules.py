@@ -150,7 +150,7 @@ def set_options(**options):
         (conv, {"padding": "same", "dilation": 3}),
         (conv, {"padding": "valid", "stride": 2}),
     ],
-    ids=str,
+    ids=lambda given: getattr(given, "__name__", str(given)),
 )
 @pytest.mark.parametrize("check", ["0", "1"])
 def test_options_set_as_numbers(make, options, check, monkeypatch):

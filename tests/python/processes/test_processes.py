@@ -1,5 +1,6 @@
 """The same over real processes: Gloo under torchrun, MPI under mpiexec."""
 
+import functools
 import os
 import re
 
@@ -41,31 +42,39 @@ def test_the_manager(processes, size):
     assert "well" in torchrun(processes, WORKERS / "manager.py", str(size))
 
 
-def errors_by_rank(output: str) -> dict[int, tuple[float, str]]:
-    found = re.findall(r"rank (\d) failed after ([0-9.]+) s: (.*)", output)
-    return {int(rank): (float(seconds), message) for rank, seconds, message in found}
+WAYS = ["rows", "width", "dtype", "raises"]
 
 
-@pytest.mark.parametrize("how", ["rows", "width", "dtype", "raises"])
+@functools.cache
+def failing(launch, processes: int, transport: str) -> str:
+    """What the ranks print that err in every way, one after the other: one start serves a test of each way."""
+    return launch(processes, WORKERS / "failing.py", transport, *WAYS, GRATICULE_TIMEOUT="3")
+
+
+def assert_all_end_in_time(output: str, how: str, processes: int) -> dict[int, str]:
+    found = re.findall(rf"^{how}: rank (\d) failed after ([0-9.]+) s: (.*)", output, re.MULTILINE)
+    assert sorted(int(rank) for rank, _, _ in found) == list(range(processes)), output
+    assert all(float(seconds) < 8 for _, seconds, _ in found), output
+    return {int(rank): message for rank, _, message in found}
+
+
+@pytest.mark.undisturbed
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("processes", [2, 3])
 def test_an_error_on_one_rank_ends_all_over_gloo(how, processes):
-    output = torchrun(processes, WORKERS / "failing.py", "gloo", how, GRATICULE_TIMEOUT="3")
-    errors = errors_by_rank(output)
-    assert sorted(errors) == list(range(processes)), output
-    assert all(seconds < 8 for seconds, _ in errors.values()), output
+    errors = assert_all_end_in_time(failing(torchrun, processes, "gloo"), how, processes)
     if how == "rows":
-        assert "expected 8 rows" in errors[1][1]
+        assert "expected 8 rows" in errors[1]
 
 
+@pytest.mark.undisturbed
 @needs_mpi
-@pytest.mark.parametrize("how", ["rows", "width", "dtype", "raises"])
+@pytest.mark.parametrize("how", WAYS)
 def test_an_error_on_one_rank_ends_all_over_mpi(how):
-    output = mpiexec(3, WORKERS / "failing.py", "mpi", how, GRATICULE_TIMEOUT="3")
-    errors = errors_by_rank(output)
-    assert sorted(errors) == [0, 1, 2], output
-    assert all(seconds < 8 for seconds, _ in errors.values()), output
+    assert_all_end_in_time(failing(mpiexec, 3, "mpi"), how, 3)
 
 
+@pytest.mark.undisturbed
 @needs_mpi
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="ranks share a processor")
 @pytest.mark.parametrize("how", ["moving", "waits"])

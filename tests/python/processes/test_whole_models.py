@@ -24,6 +24,7 @@ def test_two_cuts_times_two_of_the_batch():
     ]
 
 
+@pytest.mark.undisturbed
 @pytest.mark.parametrize("processes", [2, 3])
 def test_compiled_models_on_cut_tensors(processes):
     assert "exact" in torchrun(processes, WORKERS / "compiled_whole.py", GRATICULE_TIMEOUT="30")

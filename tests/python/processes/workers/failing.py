@@ -1,4 +1,7 @@
-"""One rank errs; every rank must get an error in time. Prints each rank's, and how long it took."""
+"""One rank errs in ways that are given as arguments, each in a domain of its own; every rank must get an error in time.
+
+Prints each rank's, and how long it took.
+"""
 
 import os
 import sys
@@ -7,13 +10,12 @@ import time
 import torch
 from torch import nn
 
+from graticule import Domain
 from graticule.domain_parallel import DomainParallelConv2d
-from support.transport import domains
+from support.transport import collect, domains
 
 
-def main():
-    transport, how = sys.argv[1:]
-    (domain,) = domains(transport, 1)
+def fail(domain: Domain, how: str) -> None:
     layer = DomainParallelConv2d(nn.Conv2d(2, 2, 3, padding=1), domain=domain, rows=8 * domain.size)
     x = torch.randn(1, 2, 8, 4)
     layer(x)
@@ -34,11 +36,24 @@ def main():
     except Exception as error:  # noqa: BLE001
         seconds = time.monotonic() - begun
         # In one piece: the ranks share the pipe.
-        sys.stdout.write(f"rank {domain.rank} failed after {seconds:.1f} s: {str(error).splitlines()[0]}\n")
+        message = str(error).splitlines()[0]
+        sys.stdout.write(f"{how}: rank {domain.rank} failed after {seconds:.1f} s: {message}\n")
         sys.stdout.flush()
     if how == "raises" and domain.rank == 1:
         # A process that goes on for a while takes no connection down with it.
         time.sleep(6)
+
+
+def main() -> None:
+    transport, *ways = sys.argv[1:]
+    together, *doomed = domains(transport, 1 + len(ways))
+    patience = os.environ["GRATICULE_TIMEOUT"]
+    for how, domain in zip(ways, doomed, strict=True):
+        # Ranks learn of an error one after the other.
+        os.environ["GRATICULE_TIMEOUT"] = "60"
+        collect(together, how)
+        os.environ["GRATICULE_TIMEOUT"] = patience
+        fail(domain, how)
     # Without the farewells of a process group whose peers may be gone.
     os._exit(0)
 
