@@ -1,9 +1,10 @@
 """Runs a case serially and cut, and compares output, input gradient and summed parameter gradients."""
 
+import contextlib
 import copy
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -155,8 +156,34 @@ def call_loses_format(call: str, rows: int) -> bool:
     return call == "unbatched" or (call == "twice" and rows == 0)
 
 
-def run_case(layer: str, case: Case, run: Callable = run_ranks) -> Verdict:
-    """Judges one case. `run` calls a function on every rank as run_ranks does."""
+def _judge_formats(serial: Answer, answers: list[Answer], offsets: list[int], case: Case) -> Verdict:
+    """Channels that come last stay last, even where padding makes the serial layer lose that."""
+    for rank, answer in enumerate(answers):
+        # What the test itself does to a shard of no rows leaves no format to keep.
+        if call_loses_format(case["call"], offsets[rank + 1] - offsets[rank]):
+            continue
+        for y, s in zip(answer.outputs, serial.outputs, strict=True):
+            formats = {_memory_format(y), _memory_format(s)}
+            kept = case["layout"] == "channels_last" and _memory_format(y) == "channels_last"
+            if y.numel() and "either" not in formats and len(formats) > 1 and not kept:
+                return Verdict("wrong", reason=f"memory format {_memory_format(y)}, serial {_memory_format(s)}")
+    return Verdict("exact")
+
+
+@contextlib.contextmanager
+def convolutions_take(path: str) -> Iterator[None]:
+    """automatic, in_place or whole_windows: the path that a convolution takes where it can."""
+    torch.ops.graticule.force_convolution_path(path)
+    try:
+        yield
+    finally:
+        torch.ops.graticule.force_convolution_path("automatic")
+
+
+def run_case(layer: str, case: Case, run: Callable = run_ranks, paths: Sequence[str] = ("automatic",)) -> Verdict:
+    """Judges one case: on each of the paths, beside one serial answer. `run` calls a function on every rank as
+    run_ranks does.
+    """
     seed = zlib.crc32(repr(sorted(case.items(), key=str)).encode())
     torch.manual_seed(seed)
     dtype = torch.float32 if case["call"] == "autocast" else getattr(torch, case["dtype"])
@@ -193,7 +220,7 @@ def run_case(layer: str, case: Case, run: Callable = run_ranks) -> Verdict:
         serial = _run(subject.serial, module, x, gradients, case)
     except NotImplementedError:
         # Torch has this layer's forward in this dtype, not its backward.
-        return run_case(layer, {**case, "call": "no_grad"}, run)
+        return run_case(layer, {**case, "call": "no_grad"}, run, paths)
     if dtype == torch.float64:
         exact = serial
     else:
@@ -201,24 +228,21 @@ def run_case(layer: str, case: Case, run: Callable = run_ranks) -> Verdict:
         wide_subject.module.to(DEVICE).double().load_state_dict(wide.state_dict())
         plain = {**case, "call": "plain" if case["call"] == "autocast" else case["call"]}
         exact = _run(wide_subject.serial, wide_subject.module, x.double(), [g.double() for g in gradients], plain)
-    module.zero_grad()
-    try:
-        answers = _cut_answer(subject, x, gradients, case, module, run)
-    except RanksFailedError as failure:
-        if len(failure.errors) == case["ranks"] and "is wrong in PyTorch itself" in str(failure):
-            return Verdict("declined")
-        return Verdict("wrong", reason=str(failure)[:400])
-    verdict = judge(serial, _combine(answers, subject), exact, case["call"] == "autocast")
-    if verdict.kind == "exact":
-        offsets = balanced(x.shape[subject.dim], case["ranks"])
-        for rank, answer in enumerate(answers):
-            # What the test itself does to a shard of no rows leaves no format to keep.
-            if call_loses_format(case["call"], offsets[rank + 1] - offsets[rank]):
-                continue
-            for y, s in zip(answer.outputs, serial.outputs, strict=True):
-                # Channels that come last stay last, even where padding makes the serial layer lose that.
-                formats = {_memory_format(y), _memory_format(s)}
-                kept = case["layout"] == "channels_last" and _memory_format(y) == "channels_last"
-                if y.numel() and "either" not in formats and len(formats) > 1 and not kept:
-                    return Verdict("wrong", reason=f"memory format {_memory_format(y)}, serial {_memory_format(s)}")
-    return verdict
+    offsets = balanced(x.shape[subject.dim], case["ranks"])
+    worst = 0.0
+    for path in paths:
+        module.zero_grad()
+        try:
+            with convolutions_take(path):
+                answers = _cut_answer(subject, x, gradients, case, module, run)
+        except RanksFailedError as failure:
+            if len(failure.errors) == case["ranks"] and "is wrong in PyTorch itself" in str(failure):
+                return Verdict("declined")
+            return Verdict("wrong", reason=f"{path}: {str(failure)[:400]}")
+        verdict = judge(serial, _combine(answers, subject), exact, case["call"] == "autocast")
+        if verdict.kind == "exact":
+            worst = max(worst, verdict.worst)
+            verdict = _judge_formats(serial, answers, offsets, case)
+        if verdict.kind == "wrong":
+            return dataclasses.replace(verdict, reason=f"{path}: {verdict.reason}")
+    return Verdict("exact", worst)
