@@ -79,16 +79,16 @@ def compare(
     gathers: bool = False,
     gradients: bool = True,
     bound: float = BOUND,
-) -> None:
+) -> bool:
     """Asserts that function(*arguments) gives on every rank, and on every cut, what it gives of whole tensors.
 
     `arguments`: Cut(tensor, dim) is cut; a plain tensor is replicated; anything else is passed on. Floating tensors get
     gradients, which are compared too: those of cut tensors must be cut alike, those of plain ones plain. `gathers`:
-    whether the call may gather whole tensors; it must not otherwise, forward or backward.
+    whether the call may gather whole tensors; it must not otherwise, forward or backward. Returns whether it did.
     """
     expected, expected_gradients = serial(function, arguments, gradients)
 
-    def body(domain: Domain, offsets_of: Callable[[int, int], list[int]]) -> None:
+    def body(domain: Domain, offsets_of: Callable[[int, int], list[int]]) -> bool:
         given: list[Any] = []
         for argument in arguments:
             if isinstance(argument, Cut):
@@ -127,10 +127,13 @@ def compare(
                 assert not isinstance(t.grad, DomainTensor), f"{where}: gradient of plain argument {i} is cut"
                 _assert_close(t.grad, reference, bound, f"{where}: gradient of argument {i}")
         assert gathers or not report.gathers, f"{where}: gathered\n{report}"
+        return bool(report.gathers)
 
+    gathered = False
     for size in ranks:
         for offsets_of in cuts:
-            run_ranks(size, lambda domain, offsets_of=offsets_of: body(domain, offsets_of))
+            gathered |= any(run_ranks(size, lambda domain, offsets_of=offsets_of: body(domain, offsets_of)))
+    return gathered
 
 
 def _assert_close(value: Tensor, reference: Tensor, bound: float, what: str) -> None:
