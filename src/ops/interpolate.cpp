@@ -142,7 +142,25 @@ std::string row_mode(const InterpolateArguments& a) {
   return a.mode == "trilinear" ? "linear" : a.mode;
 }
 
+// Nearest by a factor that leaves a dimension as long as it was, and is not 1.
+bool keeps_by_factor(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+  if (a.mode != "nearest") return false;
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    if (to.scale[dim - 2].value_or(1) != 1 && to.size[dim - 2] == rows_before(x, cut, dim)) return true;
+  }
+  return false;
+}
+
+// ATen's kernels differ there: one moves pixels, all channels of one, and copies the dimension; the other goes by the
+// factor. The first is for channels that come last, more than three, and for small planes (ATen/native/cpu,
+// UpSampleKernel.cpp, _use_vectorized_kernel_cond_2d and _3d).
+bool moves_pixels(const at::Tensor& x, const Resolved& to) {
+  if (x.dim() == 4 && to.size[0] + to.size[1] <= 128) return true;
+  return x.dim() > 3 && x.size(1) > 3 && halo::memory_format(x) != at::MemoryFormat::Contiguous;
+}
+
 std::string row_mode(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut) {
+  if (keeps_by_factor(x, a, to, cut) && moves_pixels(x, to)) return "nearest-copied";
   return copies_gradient(x, a, to, cut) ? "cubic-copied-back" : row_mode(a);
 }
 
@@ -225,7 +243,9 @@ bool keeps_alone(const std::string& mode, int64_t before, int64_t after) { retur
 
 at::Tensor interpolate_across(const at::Tensor& x, const InterpolateArguments& a, const Resolved& to, const Cut& cut,
                               bool channels_last, const std::string& mode) {
-  if (!multiplies_by_zero(x, a)) return interpolate_across_by_aten(x, a, to, cut);
+  // Nor where it would choose its kernel by the size of a shard.
+  const bool by_aten = !multiplies_by_zero(x, a) && !(x.device().is_cpu() && keeps_by_factor(x, a, to, cut));
+  if (by_aten) return interpolate_across_by_aten(x, a, to, cut);
   at::Tensor result = x;
   // The last dimension first, where a value costs most: mostly there will be more of them.
   for (int64_t dim = x.dim() - 1; dim >= 2; --dim) {

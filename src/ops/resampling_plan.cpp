@@ -24,23 +24,28 @@ struct AxisTaps {
   std::vector<Taps<double>> forward, adjoint;
 };
 
+// Columns enough that ATen takes its kernel for large planes, of two that it has.
+constexpr int64_t many_columns = 129;
+
 // ATen's nearest kernels round their coordinates in several ways, so each is asked which row it takes: it is given the
 // row numbers to interpolate.
 std::vector<Taps<double>> nearest_taps(const ResamplingKey& key, int64_t input, int64_t output, at::Device device) {
   const auto options = at::TensorOptions().device(device).dtype(key.wide ? at::kDouble : at::kFloat);
   TORCH_CHECK(key.wide || input < (int64_t{1} << 24), "interpolation of ", input, " rows by mode ", key.mode,
               " needs float64");
+  const bool general = key.mode == "nearest" && input == output;
   // Four channels, since a channels_last kernel wants several.
   std::vector<int64_t> sizes(key.tensor_dims, 1);
-  sizes[1] = 4;
+  sizes[1] = general ? 1 : 4;
   sizes[key.dim] = input;
   std::vector<int64_t> shape(key.tensor_dims, 1);
   shape[key.dim] = input;
-  const auto format = !key.channels_last     ? at::MemoryFormat::Contiguous
+  const bool channels_last = key.channels_last && !general;
+  const auto format = !channels_last         ? at::MemoryFormat::Contiguous
                       : key.tensor_dims == 4 ? at::MemoryFormat::ChannelsLast
                                              : at::MemoryFormat::ChannelsLast3d;
   const at::Tensor numbers = at::arange(input, options).reshape(shape).expand(sizes).contiguous(format);
-  std::vector<int64_t> size(key.tensor_dims - 2, 1);
+  std::vector<int64_t> size(key.tensor_dims - 2, general && key.tensor_dims == 4 ? many_columns : 1);
   size[key.dim - 2] = output;
   std::vector<std::optional<double>> scale(key.tensor_dims - 2);
   scale[key.dim - 2] = key.scale;
@@ -56,7 +61,11 @@ std::vector<Taps<double>> nearest_taps(const ResamplingKey& key, int64_t input, 
     taken = exact ? at::_upsample_nearest_exact3d(numbers, size, scale[0], scale[1], scale[2])
                   : at::upsample_nearest3d(numbers, size, scale[0], scale[1], scale[2]);
   }
-  const at::Tensor rows = taken.select(0, 0).select(0, 0).reshape({output}).to(at::kCPU, at::kLong).contiguous();
+  taken = taken.select(0, 0).select(0, 0);
+  for (int64_t d = 0; taken.dim() > 1; ++d) {
+    if (d != key.dim - 2) taken = taken.select(d < key.dim - 2 ? 0 : 1, 0);
+  }
+  const at::Tensor rows = taken.to(at::kCPU, at::kLong).contiguous();
   std::vector<Taps<double>> result;
   for (int64_t row = 0; row < output; ++row) result.push_back({{rows.const_data_ptr<int64_t>()[row]}, {1.0}});
   return result;
@@ -160,10 +169,12 @@ AxisTaps taps_elsewhere(const ResamplingKey& key, int64_t input, int64_t output)
 }
 
 // Of the dimension that the key calls cut.
-AxisTaps axis_taps(const ResamplingKey& key, int64_t input, int64_t output, at::Device device) {
+AxisTaps axis_taps(ResamplingKey key, int64_t input, int64_t output, at::Device device) {
+  const bool copies_kept = key.mode == "nearest-copied";
+  if (copies_kept) key.mode = "nearest";
   if (key.mode == "nearest" || key.mode == "nearest-exact") {
     AxisTaps taps;
-    taps.forward = nearest_taps(key, input, output, device);
+    taps.forward = copies_kept && input == output ? identity_taps(output) : nearest_taps(key, input, output, device);
     taps.adjoint = device.is_cpu() ? nearest_adjoint_taps(key, input, output) : taps.forward;
     return taps;
   }
@@ -297,9 +308,9 @@ ResamplingPlan make_plan(ResamplingKey key, const Partition& input, const Partit
 }
 
 int64_t number_of(std::string_view mode) {
-  static constexpr std::array<std::string_view, 9> modes{"nearest",           "nearest-exact",   "linear",
-                                                         "linear-with-zeros", "cubic",           "cubic-copied-back",
-                                                         "linear-antialias",  "cubic-antialias", "area"};
+  static constexpr std::array<std::string_view, 10> modes{
+      "nearest", "nearest-copied",    "nearest-exact",    "linear",          "linear-with-zeros",
+      "cubic",   "cubic-copied-back", "linear-antialias", "cubic-antialias", "area"};
   return std::find(modes.begin(), modes.end(), mode) - modes.begin();
 }
 

@@ -26,7 +26,8 @@ struct Across {
 /// one is number 2). `mode` is torch.nn.functional.interpolate's, without the number of dimensions: nearest,
 /// nearest-exact, linear, cubic, linear-antialias, cubic-antialias or area. Or linear-with-zeros, which multiplies
 /// every source by zero too, as ATen does where another dimension keeps its size; or cubic-copied-back, whose adjoint
-/// copies.
+/// copies; or nearest-copied, which copies a dimension that keeps its size, whatever the factor, where nearest does
+/// not: ATen's kernels differ there.
 struct ResamplingKey {
   std::string mode;
   bool align_corners = false;

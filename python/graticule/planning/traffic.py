@@ -94,7 +94,7 @@ def _convolution_backward(a: dict[str, Any], rank: int) -> int:
 def _resampled(a: dict[str, Any], rank: int) -> list[Interval]:
     rows, out = a["in_offsets"], a["out_offsets"]
     scale = rows[-1] / max(out[-1], 1)
-    reach = {"nearest": 0, "nearest-exact": 0, "area": 0, "bicubic": 2}.get(a["mode"], 1)
+    reach = {"nearest": 0, "area": 0, "cubic": 2}.get(a["mode"].split("-")[0], 1)
     return [(int(b * scale) - reach, int(e * scale) + reach) for b, e in zip(out[:-1], out[1:], strict=True)]
 
 
