@@ -62,6 +62,7 @@ std::vector<at::Tensor> gather_by_transport(const Domain& domain, const at::Tens
     gathered[0].push_back(at::empty_like(local, at::MemoryFormat::Contiguous));
   }
   std::vector<at::Tensor> inputs{local.contiguous()};
+  const Turn turn(domain, what);
   count_sent(domain, local.nbytes() * (domain.size() - 1), domain.size() - 1);
   const auto backend = transport(domain, local.device(), what);
   const std::chrono::milliseconds timeout = patience(domain, *backend, local.device());
@@ -108,6 +109,7 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
   }
   at::Tensor sum = t.to(device).contiguous();
   std::vector<at::Tensor> tensors{sum};
+  const Turn turn(domain, what);
   count_sent(domain, t.nbytes(), domain.size() - 1);
   const auto backend = transport(domain, device, what);
   const std::chrono::milliseconds timeout = patience(domain, *backend, device);

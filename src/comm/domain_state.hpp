@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <unordered_map>
@@ -43,6 +44,8 @@ struct Domain::State {
   std::atomic<uint64_t> bytes_sent{0}, messages_sent{0};  // of payload, so far
 
   std::mutex mutex;                      // guards what follows
+  std::thread::id user;                  // the thread that uses the domain
+  int turns = 0;                         // its exchanges under way (turn.hpp)
   std::vector<uint64_t> sent, received;  // messages to and from each rank so far
   Announcements announcements;
   // As the group has them; no ownership here either.

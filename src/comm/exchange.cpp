@@ -90,6 +90,7 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
   pending.what_ = std::move(what);
   pending.domain_ = domain;
   if (sends.empty() && receives.empty()) return pending;
+  pending.turn_ = Turn(domain, pending.what_);
   Domain::State& state = domain.state();
   const at::Device device = sends.empty() ? receives[0].buffer.device() : sends[0].buffer.device();
   const auto backend = transport(domain, device, pending.what_);
@@ -155,6 +156,7 @@ void PendingExchange::wait() {
     }
   }
   works_.clear();
+  turn_.end();
 }
 
 void PendingExchange::keep_moving() {

@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "comm/message_header.hpp"
 #include "graticule/comm/collectives.hpp"
@@ -198,6 +201,32 @@ TEST(ExchangeErrors, ASenderLearnsOfItsMistakeToo) {
       const auto call = [&] { start_exchange(domain, {}, {{0, message(1, {4}, 0)}}, "lonely").wait(); };
       EXPECT_TRUE(contains(error_of(call), "expected 32 bytes from rank 0, got 24"));
     }
+  });
+}
+
+TEST(Turn, AnotherThreadInTheMiddleOfAnExchangeIsAnErrorOnAllRanks) {
+  std::string of_the_other;
+  const auto errors = [&](const Domain& domain) {
+    if (domain.rank() == 1) return error_of([&] { swap(domain, 0, 2, 2, 1, 2); });
+    auto pending = start_exchange(domain, {}, {{1, message(1, {2}, 0)}}, "first");
+    std::thread([&] { of_the_other = error_of([&] { swap(domain, 1, 2, 2); }); }).join();
+    return of_the_other;
+  };
+  std::vector<std::string> each(2);
+  run_ranks(2, [&](const Domain& domain) { each[domain.rank()] = errors(domain); });
+  EXPECT_TRUE(contains(each[0], "swap: two threads of this process use the domain at once")) << each[0];
+  EXPECT_TRUE(contains(each[1], "rank 0 failed")) << each[1];
+}
+
+TEST(Turn, ThreadsMayUseADomainOneAfterTheOther) {
+  run_ranks(2, [&](const Domain& domain) {
+    const int peer = 1 - domain.rank();
+    swap(domain, peer, 2, 2);
+    std::thread([&] { swap(domain, peer, 3, 3); }).join();
+    {
+      const Turn left_by_an_error(domain, "dropped");
+    }
+    std::thread([&] { all_gather(domain, at::ones({2}), "sizes"); }).join();
   });
 }
 

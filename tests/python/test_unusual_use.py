@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_a_cut_met_before_is_not_mistaken_for_another():
 def test_what_mixes_the_last_dimension_is_refused_where_that_is_cut(module):
     with pytest.raises(ValueError, match="mix rows"):
         convert_to_domain_parallel(nn.Sequential(module), None, shard_dim=-1)
-    convert_to_domain_parallel(nn.Sequential(module), None, shard_dim=-2)
+    convert_to_domain_parallel(nn.Sequential(nn.Conv2d(1, 1, 1), module), None, shard_dim=-2)
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,7 @@ def test_a_parametrized_module_is_judged_by_its_base():
         convert_to_domain_parallel(nn.Sequential(norm), None)
     linear = nn.Linear(2, 2)
     nn.utils.parametrize.register_parametrization(linear, "weight", Exp())
-    convert_to_domain_parallel(nn.Sequential(linear), None)
+    convert_to_domain_parallel(nn.Sequential(nn.Conv2d(1, 1, 1), linear), None)
 
 
 def test_a_pickled_layer_has_met_no_rows():
@@ -448,3 +449,31 @@ def test_squares_that_overflow_in_a_batch_norm_give_the_bias_as_uncut():
     assert torch.equal(expected, norm.bias.view(1, 4, 1, 1).expand_as(x))
     for y in run_ranks(2, lambda domain: norm(graticule.shard(x, domain, 2)).gather()):
         assert torch.equal(y, expected)
+
+
+def test_threads_that_use_a_domain_at_once_are_an_error():
+    """Their messages look alike: both call the same layer."""
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def body(domain):
+        layer = DomainParallelConv2d(conv, domain=domain, rows=8)
+        errors = []
+
+        def call():
+            try:
+                with torch.no_grad():
+                    for _ in range(2000):
+                        layer(own_rows(torch.randn(1, 2, 8, 4), domain))
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        threads = [threading.Thread(target=call) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return errors
+
+    errors = run_ranks(2, body)
+    assert all(errors), errors
+    assert any("two threads of this process use the domain at once" in error for error in sum(errors, [])), errors

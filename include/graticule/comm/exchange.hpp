@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "graticule/comm/domain.hpp"
+#include "graticule/comm/turn.hpp"
 
 namespace graticule::comm {
 
@@ -38,7 +39,7 @@ struct Message {
   at::Tensor buffer;  ///< from make_buffer
 };
 
-/// An exchange under way. Holds its buffers.
+/// An exchange under way. Holds its buffers, and the domain for the thread that started it.
 class PendingExchange {
  public:
   /// Returns when every message has gone and come. Throws within the domain's timeout where a peer does not answer, has
@@ -60,10 +61,12 @@ class PendingExchange {
   std::vector<MessageTag> tags_;
   std::string what_;
   std::optional<Domain> domain_;
+  Turn turn_;
   std::chrono::milliseconds timeout_{0};
 };
 
 /// Posts the receives, then the sends. At most one message to and from each peer. `what` names the layer in errors.
+/// Throws where another thread's exchange over the domain is under way.
 PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends, std::vector<Message> receives,
                                std::string what);
 
