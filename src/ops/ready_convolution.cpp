@@ -44,6 +44,9 @@ void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::opti
   TORCH_CHECK_VALUE(groups >= 1 && weight.size(0) % groups == 0, cut.layer, ": ", groups,
                     " groups do not divide a weight of ", weight.size(0), " channels", rank_text(domain));
   const int64_t channels = transposed ? weight.size(0) : weight.size(1) * groups;
+  // Uncut, the result of none has no channels either, whatever the weight says.
+  TORCH_CHECK_VALUE(channels >= 1, cut.layer, ": expected a weight of at least one input channel, got ", weight.sizes(),
+                    rank_text(domain));
   TORCH_CHECK_VALUE(x.size(1) == channels, cut.layer, ": expected an input of ", channels, " channels, got ", x.size(1),
                     rank_text(domain));
   const bool autocast = under_autocast(x);
