@@ -310,6 +310,114 @@ def test_strict_lists_every_module_and_changes_nothing():
     assert type(model["down"][1]) is nn.MaxPool2d
 
 
+def beside(module, spatial):
+    """A module in a model of convolutions of so many spatial dimensions, or of none that tells."""
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+    return nn.Sequential(*([conv[spatial](4, 4, 3, padding=1)] if spatial else []), module)
+
+
+# A module, the spatial dimensions of the convolutions beside it, and the cut.
+ALONG_THE_CUT = [
+    (nn.Softmax(-1), 1, -2),
+    (nn.Softmax(2), 1, -2),
+    (nn.LogSoftmax(-1), 1, -1),
+    (nn.Softmin(-1), 1, -3),
+    (nn.GLU(), 1, -2),
+    (nn.Linear(12, 12), 1, -2),
+    (nn.LayerNorm(12), 1, -2),
+    (nn.RMSNorm(12), 1, -2),
+    (nn.Softmax(-1), None, -2),
+    (nn.Linear(4, 4), None, -2),
+    (nn.Softmax(2), None, -2),
+    (nn.Softmax(-1), 2, -1),
+    (nn.Softmax(3), 2, -1),
+    (nn.GLU(-2), 2, -2),
+    (nn.LayerNorm([12, 6]), 2, -2),
+    (nn.Softmax(-3), 3, -3),
+    (nn.Softmax(3), 3, -2),
+]
+BESIDE_THE_CUT = [
+    (nn.Softmax(1), 1, -2),
+    (nn.Softmax(-2), 1, -2),
+    (nn.Softmax(1), None, -2),
+    (nn.Softmax(1), 2, -2),
+    (nn.Softmax(-3), 2, -2),
+    (nn.Softmax(-1), 2, -2),
+    (nn.Softmax(3), 2, -2),
+    (nn.GLU(-1), 2, -2),
+    (nn.Linear(6, 6), 2, -2),
+    (nn.LayerNorm(6), 2, -2),
+    (nn.Softmax(-3), 3, -2),
+    (nn.Softmax(-2), 3, -1),
+    (nn.LayerNorm([12, 6]), 3, -3),
+    (nn.LocalResponseNorm(3), 1, -2),
+    (nn.ChannelShuffle(2), 1, -2),
+    (nn.Softmax2d(), 2, -2),
+]
+
+
+@pytest.mark.parametrize("module,spatial,shard_dim", ALONG_THE_CUT, ids=str)
+def test_what_acts_along_the_cut_of_any_tensor_of_the_model_is_refused(module, spatial, shard_dim):
+    with pytest.raises(ValueError, match=r"may mix rows.*graticule\.shard"):
+        converted_alone(beside(module, spatial), shard_dim=shard_dim)
+
+
+@pytest.mark.parametrize("module,spatial,shard_dim", BESIDE_THE_CUT, ids=str)
+def test_what_acts_beside_the_cut_stays_and_is_exact(module, spatial, shard_dim):
+    model = beside(module, spatial).double()
+    if spatial is None:
+        assert converted_alone(model, shard_dim=shard_dim)[0] is module
+        return
+    sizes = {1: (12,), 2: (12, 6), 3: (4, 12, 6)}[spatial]
+    x = torch.randn(2, 4, *sizes, dtype=torch.float64)
+    dim = 2 if spatial == 1 else x.dim() + shard_dim
+    expected = model(x).detach()
+
+    def body(domain):
+        cut = convert_to_domain_parallel(copy.deepcopy(model), domain, shard_dim=shard_dim)
+        return cut(own_rows(x, dim, domain)).detach()
+
+    assert relative(torch.cat(run_ranks(2, body), dim), expected) < 1e-12
+
+
+@pytest.mark.parametrize("shard_dim", [0, 1, 2, 3, -4])
+def test_a_cut_that_is_not_counted_from_the_end_is_refused(shard_dim):
+    with pytest.raises(ValueError, match=f"expected a shard_dim of -1, -2 or -3.*got {shard_dim}"):
+        converted_alone(nn.Sequential(nn.Conv3d(2, 2, 3), nn.Softmax(-3)), shard_dim=shard_dim)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Softmax(1), nn.GLU(1), nn.LocalResponseNorm(3), nn.ChannelShuffle(2)], ids=lambda m: type(m).__name__
+)
+def test_rows_of_a_tensor_without_a_batch_are_not_taken_for_channels(module):
+    x = torch.randn(4, 12, 6)
+
+    def body(domain):
+        model = convert_to_domain_parallel(copy.deepcopy(beside(module, 2)), domain)
+        model = copy.deepcopy(convert_to_domain_parallel(model, domain))
+        assert len(model[1]._forward_pre_hooks) == 1
+        model(own_rows(x, 1, domain))
+
+    errors = failures(2, body)
+    assert sorted(errors) == [0, 1]
+    for error in errors.values():
+        assert isinstance(error, ValueError)
+        assert f"{type(module).__name__}: expected a batched input" in str(error) and "3 dimensions" in str(error)
+
+
+def test_without_a_domain_a_tensor_without_a_batch_is_taken():
+    model = beside(nn.Softmax(1), 2)
+    x = torch.randn(4, 12, 6)
+    expected = model(x)
+    assert torch.equal(converted_alone(model)(x), expected)
+
+
+def test_a_module_that_never_acts_along_the_cut_is_left_by_its_converter():
+    norm = nn.LayerNorm(4)
+    model = converted_alone(beside(norm, 1), custom_converters={nn.LayerNorm: lambda module: module})
+    assert model[1] is norm
+
+
 def test_rows_by_name():
     """Layers whose rows are given exchange no sizes."""
 
