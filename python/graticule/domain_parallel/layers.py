@@ -17,6 +17,8 @@ What holds for each of them:
 from __future__ import annotations
 
 import functools
+import numbers
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -373,10 +375,33 @@ class DomainParallelPeriodicConv2d(BorrowingLayer):
         return y if batched else y.squeeze(0)
 
 
-def _whole_numbers(sizes: list[Any], layer: str) -> list[int]:
-    if any(isinstance(size, float) for size in sizes):
-        raise TypeError(f"{layer}: expected sizes that are whole numbers, got {sizes}")
-    return [int(size) for size in sizes]
+def _of_each_dimension(value: Any, what: str, spatial: int, layer: str) -> list[Any]:
+    """As F.interpolate takes it: one number is for all, but not a list of one."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * spatial
+    if len(value) != spatial:
+        raise ValueError(f"{layer}: expected one {what}, or {spatial} of them, got {value}")
+    return list(value)
+
+
+def _sizes(size: Any, spatial: int, layer: str) -> list[int]:
+    sizes = _of_each_dimension(size, "size", spatial, layer)
+    try:
+        if not any(isinstance(each, bool) for each in sizes):
+            return [operator.index(each) for each in sizes]
+    except TypeError:
+        pass
+    raise TypeError(f"{layer}: expected sizes that are whole numbers, got {size!r}")
+
+
+def _scales(scale: Any, spatial: int, give_the_size: bool, layer: str) -> list[float]:
+    scales = _of_each_dimension(scale, "scale factor", spatial, layer)
+    if not all(isinstance(each, (int, float, numbers.Real)) for each in scales):
+        raise TypeError(f"{layer}: expected scale factors that are numbers, got {scale!r}")
+    # Torch multiplies by them in their own precision where they give the size, and in double precision otherwise.
+    if give_the_size and not all(isinstance(each, (int, float, numbers.Integral)) for each in scales):
+        raise TypeError(f"{layer}: expected scale factors that are Python numbers, got {scale!r}")
+    return [float(each) for each in scales]
 
 
 def _interpolated(layer: Any, domain: Domain, x: Tensor, options: Any) -> Tensor:
@@ -386,10 +411,11 @@ def _interpolated(layer: Any, domain: Domain, x: Tensor, options: Any) -> Tensor
     dim = cut_dimension(layer.shard_dim, x.dim(), name)
     spatial = x.dim() - 2
     size, scale = options.size, options.scale_factor
+    give_the_size = options.mode == "area" or bool(options.recompute_scale_factor)
     return torch.ops.graticule.interpolate(
         x,
-        [] if size is None else _whole_numbers(_as_list(size, spatial), name),
-        [] if scale is None else [float(s) for s in _as_list(scale, spatial)],
+        [] if size is None else _sizes(size, spatial, name),
+        [] if scale is None else _scales(scale, spatial, give_the_size, name),
         options.mode,
         options.align_corners,
         options.recompute_scale_factor,
