@@ -10,6 +10,7 @@ from torch import Tensor
 from graticule.compiling import not_in_compiled_code
 from graticule.domain_parallel.manager import active_domain
 from graticule.exchange import wrapped_dimension
+from graticule.memory_formats import memory_format_of
 from graticule.own_rows import expect_own_rows
 
 
@@ -17,8 +18,7 @@ def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     """This rank's rows of a tensor that every rank holds whole, cut in balance: rank r gets from r * G // N on.
 
     Sizes need not divide. Differentiable: the gradient on this rank is that of its own rows, zero elsewhere. No
-    message.
-    Without a domain, or on one rank, x itself.
+    message. Without a domain, or on one rank, x itself.
     """
     domain = active_domain(manager)
     if domain is None:
@@ -26,7 +26,7 @@ def shard_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
     expect_own_rows(x, "shard_tensor")
     offsets = torch.ops.graticule.balanced_offsets(x.shape[dim], domain.size)
     own = x.narrow(dim, offsets[domain.rank], offsets[domain.rank + 1] - offsets[domain.rank])
-    return own.clone(memory_format=_format(x))
+    return own.clone(memory_format=memory_format_of(x))
 
 
 def gather_tensor(x: Tensor, dim: int = -2, manager: Any = None) -> Tensor:
@@ -59,11 +59,3 @@ def shard_batch(
         else value
         for key, value in batch.items()
     }
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return torch.channels_last
-    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous():
-        return torch.channels_last_3d
-    return torch.contiguous_format

@@ -122,7 +122,7 @@ class DomainTensor(Tensor):
         return self._cut.flat().offsets
 
     def gather(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The whole tensor, on every rank; differentiable. All ranks must call.
+        """The whole tensor, on every rank, in its memory format; differentiable. All ranks must call.
 
         With arguments it is torch.gather.
         """

@@ -126,7 +126,7 @@ class _Gather(_Whole):
     @staticmethod
     def forward(ctx: Any, t: DomainTensor) -> Tensor:
         ctx.cut = t._cut
-        return _own(moves.gather(t._local, t._cut), t._local)
+        return _own(moves.gather_as_laid_out(t), t._local)
 
 
 def to_local(t: DomainTensor) -> Tensor:

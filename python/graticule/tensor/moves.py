@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graticule.domain import Domain
+from graticule.memory_formats import CHANNELS_LAST, memory_format_of
 from graticule.tensor import report
 from graticule.tensor.call_facts import described
 from graticule.tensor.cut import Cut
@@ -47,6 +49,41 @@ def gather(local: Tensor, cut: Cut) -> Tensor:
     """The whole tensor on every rank."""
     with report.move("GATHER", cut.domain):
         return everything(local, cut)
+
+
+def gather_as_laid_out(t: Any) -> Tensor:
+    """The whole of a DomainTensor on every rank, in the same memory format on all: that of the whole as it is cut."""
+    local, cut = t._local, t._cut
+    if cut.domain.size == 1:
+        return local
+    with report.move("GATHER", cut.domain):
+        kept = _agreed_format(t)
+        if cut.outer == cut.inner == 1:
+            # In the format of this rank's rows, which is mostly the agreed one.
+            size = cut.domain.size
+            whole = _gather_rows(local, cut, cut.dim, [0] * size, [cut.rows] * size)
+        else:
+            whole = everything(local, cut)
+    strides = torch.empty(whole.shape, memory_format=kept, device="meta").stride()
+    if whole.stride() == strides:
+        return whole
+    return torch.empty_strided(whole.shape, strides, dtype=whole.dtype, device=whole.device).copy_(whole)
+
+
+def _agreed_format(t: Any) -> torch.memory_format:
+    own = memory_format_of(torch.empty_strided(tuple(t.shape), t.stride(), device="meta"))
+    if t.dim() not in CHANNELS_LAST:
+        return own
+    # A replicated value in another format would be computed on by other loops, and so be other bits. One row or none
+    # may lie in memory in either way, and those of from_local in any: the rank of most rows decides.
+    domain, offsets = t._cut.domain, t._cut.offsets
+    counts = [end - begin for begin, end in itertools.pairwise(offsets)]
+    each = Cut(domain, 0, tuple(range(domain.size + 1)))
+    is_last = torch.tensor([own != torch.contiguous_format], dtype=torch.int64, device=t._local.device)
+    found = _gather_rows(is_last, each, 0, [0] * domain.size, [domain.size] * domain.size)
+    if found.is_meta:
+        return own
+    return CHANNELS_LAST[t.dim()] if found[counts.index(max(counts))] else torch.contiguous_format
 
 
 def replicate(local: Tensor, cut: Cut) -> Tensor:

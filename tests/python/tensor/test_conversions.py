@@ -107,3 +107,55 @@ def test_deep_copies_keep_what_torchs_keep():
         assert not view.gather().any() and torch.equal(base.gather(), whole)
 
     run_ranks(3, body)
+
+
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (2, 3, 2, 4), (2, 3, 1, 4), (2, 3, 2, 1), (2, 3, 2, 5, 4)])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_gathered_whole_lies_in_memory_as_the_tensor_that_was_cut(ranks: int, sizes: tuple, last: bool) -> None:
+    """Of two rows or one some ranks have too few to tell, or none."""
+    whole = torch.randn(sizes, dtype=torch.float64)
+    whole = whole.contiguous(memory_format=LAST[whole.dim()]) if last else whole
+    weight = torch.randn_like(whole)
+
+    def body(domain: Domain) -> tuple[Tensor, Tensor]:
+        x = whole.clone().requires_grad_()
+        gathered = graticule.shard(x, domain).gather()
+        (gathered * weight).sum().backward()
+        assert x.grad is not None
+        return gathered.detach(), x.grad
+
+    for gathered, gradient in run_ranks(ranks, body):
+        assert gathered.stride() == whole.stride()
+        assert torch.equal(gathered, whole)
+        assert torch.equal(gradient, weight)
+
+
+@pytest.mark.parametrize("rows", [(3, 2), (1, 1), (0, 1), (1, 4, 0), (2, 0, 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ranks_whose_rows_lie_otherwise_gather_alike(rows: tuple, channels: int) -> None:
+    whole = torch.randn(2, channels, sum(rows), 4)
+
+    def body(domain: Domain) -> Tensor:
+        before = sum(rows[: domain.rank])
+        own = whole[:, :, before : before + rows[domain.rank]].contiguous()
+        if domain.rank % 2:
+            own = own.contiguous(memory_format=torch.channels_last)
+        return graticule.from_local(own, domain).gather()
+
+    results = run_ranks(len(rows), body)
+    for gathered in results:
+        assert gathered.stride() == results[0].stride()
+        assert torch.equal(gathered, whole)
+
+
+def test_the_whole_of_what_a_channels_last_tensor_becomes_is_channels_last() -> None:
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    whole = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    expected = conv(whole)
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    for gathered in run_ranks(3, lambda domain: conv(graticule.shard(whole, domain)).gather()):
+        assert gathered.stride() == expected.stride()
