@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -11,8 +12,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks import options
-from benchmarks.processes import prepare
+from benchmarks import options, runs
 from benchmarks.report import REPOSITORY, report
 
 
@@ -38,6 +38,8 @@ def _command(part: str, given: argparse.Namespace, shared: pathlib.Path) -> list
     python = [sys.executable, "-m", f"benchmarks.{part}", *_arguments(given)]
     if part == "traffic":
         return python
+    from benchmarks.processes import prepare
+
     prepare(shared, given.ranks)
     return [*_launcher(given.ranks), *python, f"--shared={shared}"]
 
@@ -56,8 +58,13 @@ def run(part: str, given: argparse.Namespace) -> None:
 
 def main() -> None:
     given = options.parse()
+    if not importlib.util.find_spec("graticule"):
+        sys.exit("python -m benchmarks: expected the built Python package graticule: run `make bench-programs` first")
     given.out = given.out.resolve()
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.begin(given)
+    except ValueError as error:
+        sys.exit(str(error))
     parts = given.parts.split(",") if given.parts else options.PARTS
     for part in parts:
         begun = time.monotonic()

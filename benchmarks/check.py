@@ -12,7 +12,7 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import records
+from benchmarks import records, runs
 from benchmarks.stored import FILES, KINDS, Kind, Records, reference_of
 
 NOISE_CAP = 0.05
@@ -20,11 +20,15 @@ REFERENCE = pathlib.Path(__file__).with_name("reference.csv")
 
 
 def load(run: pathlib.Path) -> Records:
-    """The ratios of a run's folder, or of the folder in which its layers.csv lies. FileNotFoundError: neither."""
+    """The ratios of a run's folder, or of the folder in which its layers.csv lies.
+
+    FileNotFoundError: neither. ValueError: a smoke run, a --full one, or one that does not tell.
+    """
     folder = run.parent if run.name == "layers.csv" else run
     if not folder.is_dir():
         what = "neither a folder of a run's CSV files nor the layers.csv in one"
         raise FileNotFoundError(f"{run} is {what}: run `make bench` first")
+    runs.expect_standard(folder)
     return reference_of({name: records.read(folder / f"{name}.csv") for name in FILES})
 
 
@@ -102,7 +106,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         now = load(given.run)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     absent = [kind for kind in KINDS if kind not in {r["kind"] for r in now}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from benchmarks.shapes import SHAPES, chosen
 
@@ -13,7 +14,8 @@ UNTIMED = ("paths",)
 LEAST_PUBLISHED = 15
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Those of the command line unless given."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -38,7 +40,7 @@ def parse() -> argparse.Namespace:
         "--publish", action="store_true", help="put the tables and pictures of all rows into README.md and docs"
     )
     parser.add_argument("--shared", default="", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.iterations < 0:
         parser.error(f"--iterations: expected a number over 0, got {given.iterations}")
     if given.iterations == 0:

@@ -7,7 +7,7 @@ import pathlib
 import platform
 from typing import Any
 
-from benchmarks import records, tables
+from benchmarks import records, runs, tables
 from benchmarks.bars import bars
 from benchmarks.chart import ratios_chart
 from benchmarks.ratios import summarise
@@ -119,7 +119,12 @@ def insert(text: str, place: str, content: str) -> str:
 
 
 def report(out: pathlib.Path, publish: bool, judge: bool, ranks: int) -> str:
-    """Writes layers.csv, bars.csv and pictures into `out`, and into the documents where asked; returns the text."""
+    """Writes layers.csv, bars.csv and pictures into `out`, and into the documents where asked; returns the text.
+
+    ValueError where the documents were to be given a smoke or --full run.
+    """
+    if publish:
+        runs.expect_standard(out)
     found = load(out)
     if judge and bars(found):
         records.write(out / "bars.csv", [bar.record() for bar in bars(found)])

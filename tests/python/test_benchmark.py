@@ -13,7 +13,7 @@ import torch
 REPOSITORY = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks import bars, check, options, paths, ratios, records, report, stored, tables, traffic  # noqa: E402
+from benchmarks import bars, check, options, paths, ratios, records, report, runs, stored, tables, traffic  # noqa: E402
 from benchmarks.chart import ratios_chart  # noqa: E402
 from benchmarks.concatenation import Neighbours, all_rows, concatenated_layer  # noqa: E402
 from benchmarks.exactness import Reference, WrongResultError  # noqa: E402
@@ -211,6 +211,79 @@ def test_the_stored_reference_covers_every_row():
     assert {c["verdict"] for c in check.compare(kept, kept)} == {""}
 
 
+def record_run(out: pathlib.Path, *arguments: str) -> None:
+    given = options.parse([*arguments, f"--out={out}"])
+    runs.begin(given)
+
+
+@pytest.mark.parametrize("flag", ["--smoke", "--full"])
+def test_a_run_of_other_sizes_is_neither_compared_nor_stored_nor_published(tmp_path, flag, capsys, monkeypatch):
+    record_run(tmp_path)
+    for name, table in run_tables().items():
+        records.write(tmp_path / f"{name}.csv", table)
+    reference = tmp_path / "reference.csv"
+
+    def run(*more: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["check", str(tmp_path), f"--reference={reference}", *more])
+        return check.main()
+
+    assert run("--store") == 0 and run() == 0
+    stored_before = reference.read_text()
+    record_run(tmp_path, flag)
+    assert not (tmp_path / "layers.csv").exists()  # a whole run takes the place of the other
+    for name, table in run_tables().items():
+        records.write(tmp_path / f"{name}.csv", table)
+    capsys.readouterr()
+    for arguments in ([], ["--partial"], ["--store"]):
+        assert run(*arguments) == 2
+        assert f"holds a {flag.replace('--smoke', 'smoke')} run" in capsys.readouterr().err
+    assert reference.read_text() == stored_before
+    with pytest.raises(ValueError, match="run, whose"):
+        report.report(tmp_path, publish=True, judge=True, ranks=2)
+
+
+def test_parts_of_runs_of_two_kinds_are_not_mixed(tmp_path):
+    record_run(tmp_path, "--smoke", "--parts=tiny")
+    record_run(tmp_path, "--parts=tiny")  # nothing there yet
+    records.write(tmp_path / "tiny.csv", run_tables()["tiny"])
+    record_run(tmp_path, "--parts=traffic", "--iterations=5")
+    record_run(tmp_path, "--rows=Conv2d", "--iterations=30")
+    assert runs.read(tmp_path) == runs.Run("standard", 2, 5)
+    for other in (["--smoke"], ["--full"], ["--ranks=3"]):
+        with pytest.raises(ValueError, match="holds tables of a standard run on 2 ranks, expected a .* as this one is"):
+            record_run(tmp_path, "--parts=traffic", *other)
+    (tmp_path / runs.FILE).unlink()
+    with pytest.raises(ValueError, match="tables of a run of unknown kind"):
+        record_run(tmp_path, "--parts=traffic")
+    record_run(tmp_path)
+    assert runs.read(tmp_path) == runs.Run("standard", 2, options.LEAST_PUBLISHED)
+
+
+def test_a_smoke_run_is_recorded_as_one(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--smoke",
+        "--parts=traffic",
+        "--rows=GroupNorm(32",
+        f"--out={tmp_path}",
+    ]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    assert runs.read(tmp_path) == runs.Run("smoke", 2, 2)
+    again = subprocess.run([*command[:3], *command[4:]], cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.returncode == 1 and "holds tables of a smoke run" in again.stderr and "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("arguments,code,said", [(["--help"], 0, "--rows"), ([], 1, "run `make bench-programs` first")])
+def test_before_a_build_the_benchmark_helps_and_says_what_it_needs(arguments, code, said):
+    """Without site-packages there is neither graticule nor torch."""
+    command = [sys.executable, "-S", "-m", "benchmarks", *arguments]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env={})
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stdout + ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_check_as_a_program(tmp_path):
     def run(*arguments: str) -> int:
         command = [sys.executable, "-m", "benchmarks.check", *arguments, "--reference", str(tmp_path / "reference.csv")]
@@ -222,6 +295,9 @@ def test_check_as_a_program(tmp_path):
 
     folder, layers_file = str(tmp_path / "run"), str(tmp_path / "run" / "layers.csv")
     assert run(folder) == 2  # no run
+    write()
+    assert run(folder) == 2  # of unknown kind
+    record_run(tmp_path / "run")
     write()
     assert run(folder) == 2  # nothing stored
     assert run(folder, "--store") == 0
