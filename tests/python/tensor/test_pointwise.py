@@ -133,3 +133,30 @@ def test_two_domains_do_not_mix():
     errors = failures(4, body)
     assert sorted(errors) == [0, 1, 2, 3]
     assert all("expected DomainTensors of one domain" in str(error) for error in errors.values())
+
+
+def test_beside_a_view_of_itself_with_one_dimension_more():
+    """They share a cut, and rows that stand in different dimensions."""
+    d, square = X[0, 0, :, 0].contiguous(), torch.randn(6, 6, dtype=torch.float64)
+    compare(lambda d: [d[:, None] - d, d - d[:, None], torch.where(d[:, None] > d, d[:, None], d)], Cut(d, 0))
+    compare(lambda x: x[:, None] - x, Cut(X[0, 0].contiguous(), 0))
+    compare(lambda x: [x - x.mean(1), (x * 1).add_(x.sum(1))], Cut(square, 0))
+    labels = torch.randint(0, 3, (8,))
+    compare(lambda n: n[:, None] == n, Cut(labels, 0))
+
+
+def test_results_into_tensors_that_are_not_called_out():
+    g, y = X.sin(), X.sigmoid()
+
+    def body(domain):
+        mantissa, exponent = torch.zeros_like(X), torch.zeros(X.shape, dtype=torch.int32)
+        torch.frexp(graticule.shard(X, domain), out=(mantissa, exponent))
+        gradient = torch.zeros_like(X)
+        cut = graticule.shard(g, domain)
+        torch.ops.aten.sigmoid_backward.grad_input(cut, graticule.shard(y, domain), grad_input=gradient)
+        assert torch.equal(cut.gather(), g)
+        return mantissa, exponent, gradient
+
+    expected = (*torch.frexp(X), torch.ops.aten.sigmoid_backward.default(g, y))
+    for found in run_ranks(3, body):
+        assert all(map(torch.equal, found, expected))

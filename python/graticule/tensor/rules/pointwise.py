@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -68,10 +69,17 @@ def _of_parts(result: Any, cut: Cut) -> Any:
     return DomainTensor(result, cut) if isinstance(result, Tensor) else tuple(DomainTensor(t, cut) for t in result)
 
 
+@functools.cache
+def _writes_into_first_alone(op: Any) -> bool:
+    """And not into what it is given for its results, by whatever name."""
+    written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
+    return written[0] and not any(written[1:])
+
+
 def _in_place(op: Any, args: Any, kwargs: Any) -> Any:
-    target = args[0]
-    if "out" in kwargs or not isinstance(target, Tensor):
+    if not _writes_into_first_alone(op) or not args or not isinstance(args[0], Tensor):
         return NotImplemented
+    target = args[0]
     rest = args[1:]
     if not isinstance(target, DomainTensor):
         new_args, new_kwargs = pytree.tree_map(whole, (rest, kwargs))
@@ -120,7 +128,7 @@ def own_part(t: Tensor, cut: Cut, ndim: int) -> Tensor:
     dim = cut.dim - (ndim - t.dim())
     if isinstance(t, DomainTensor):
         own = t._cut
-        if own is cut or (dim == own.dim and own.offsets == cut.offsets and own == cut.at(dim)):
+        if dim == own.dim and (own is cut or (own.offsets == cut.offsets and own == cut.at(dim))):
             return t._local
         if dim < 0 or t.shape[dim] != cut.size:
             _check_broadcast(t, dim, cut)
