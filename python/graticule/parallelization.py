@@ -15,6 +15,7 @@ from graticule.tensor import functions, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.eagerly import EagerFunction, eagerly
+from graticule.tensor.replicated_view import refuse_out_of_date
 from graticule.tensor.rules.merging import summed
 from graticule.tensor.rules.sliding import output_cut
 
@@ -76,19 +77,20 @@ class _ConvFunction(EagerFunction):
         ctx.options = (*options, cut.offsets, out.offsets, cut.dim, cut.domain.group_name, layer, "zeros", "zeros")
         with report.operation(layer), report.move("halo", cut.domain):
             result, before, after = _ops.convolution_with_halo(x._local, weight, bias, *ctx.options)
-        ctx.save_for_backward(x._local, before, after, weight)
+        # Not its rows alone: a write into x after this is an error at backward.
+        ctx.save_for_backward(x, before, after, weight)
         return DomainTensor(result, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        local, before, after, weight = ctx.saved_tensors
+        x, before, after, weight = ctx.saved_tensors
         part: Any = functions.as_cut(gradient, ctx.out)
         wanted = list(ctx.needs_input_grad[:3])
         with report.operation("convolution_backward"):
             with report.move("halo", ctx.cut.domain):
                 x_grad, *others = _ops.convolution_backward(
-                    part._local, local, before, after, weight, *ctx.options, wanted
+                    part._local, x._local, before, after, weight, *ctx.options, wanted
                 )
             whole = summed([g if w else None for g, w in zip(others, wanted[1:], strict=True)], ctx.cut)
         return DomainTensor(x_grad, ctx.cut) if wanted[0] else None, *whole, None, None, None
@@ -103,13 +105,13 @@ class _NormFunction(EagerFunction):
             result, mean, rstd = _ops.group_norm_forward(
                 x._local, weight, bias, groups, eps, cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm"
             )
-        ctx.save_for_backward(x._local, mean, rstd, weight)
+        ctx.save_for_backward(x, mean, rstd, weight)
         return DomainTensor(result, cut)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        local, mean, rstd, weight = ctx.saved_tensors
+        x, mean, rstd, weight = ctx.saved_tensors
         cut = ctx.cut
         part: Any = functions.as_cut(gradient, cut)
         wanted = list(ctx.needs_input_grad[:3])
@@ -117,7 +119,7 @@ class _NormFunction(EagerFunction):
         with report.operation("group_norm_backward"):
             with report.move("reduction", cut.domain):
                 x_grad, *others = _ops.group_norm_backward(
-                    part._local, local, mean, rstd, weight, ctx.groups, ctx.eps, *place, wanted
+                    part._local, x._local, mean, rstd, weight, ctx.groups, ctx.eps, *place, wanted
                 )
             whole = summed([g if w else None for g, w in zip(others, wanted[1:], strict=True)], cut)
         return DomainTensor(x_grad, cut) if wanted[0] else None, *whole, None, None
@@ -134,6 +136,7 @@ class _Fast(BorrowingLayer):
 
     @eagerly
     def _of_cut(self, x: Any, *args: Any, **kwargs: Any) -> Tensor:
+        refuse_out_of_date(type(self.wrapped).__name__, x)
         # Attributes of the local tensor: each of a DomainTensor's own is a call of torch, dispatched.
         if args or kwargs or not self._takes(x._local, x._cut):
             return self._uncut(x, *args, **kwargs)

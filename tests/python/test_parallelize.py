@@ -8,7 +8,7 @@ from torch import nn
 
 import graticule
 from graticule import parallelize, unparallelize
-from support.ranks import run_ranks
+from support.ranks import failures, run_ranks
 
 CASES = {
     "conv": (lambda: nn.Conv2d(3, 4, 3, padding=1), (2, 3, 11, 6)),
@@ -125,3 +125,35 @@ def test_layers_are_called_and_read_as_the_modules_are():
 
     for y in run_ranks(2, body):
         torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 2, 3, padding=1).double(), nn.GroupNorm(3, 3).double()], ids=type)
+def test_writes_that_autograd_must_see(layer):
+    """Into what a layer has saved, and into what a view was moved from."""
+    whole = torch.randn(1, 3, 7, 5, dtype=torch.float64)
+
+    def writes_into_saved(model, x):
+        h = x.requires_grad_() * 1
+        y = model(h)
+        with torch.no_grad():
+            h.mul_(3)
+        y.sum().backward()
+
+    def reads_a_stale_view(model, x):
+        with torch.no_grad():
+            x = x * 1
+            view = x.view(1, 3, 5, 7)
+            x.mul_(-2)
+            model(view)
+
+    for step, message in [
+        (writes_into_saved, "modified by an inplace operation"),
+        (reads_a_stale_view, "take it again"),
+    ]:
+        errors = failures(
+            2,
+            lambda domain, step=step: step(
+                parallelize(nn.Sequential(copy.deepcopy(layer)), domain), graticule.shard(whole, domain)
+            ),
+        )
+        assert len(errors) == 2 and all(message in str(error) for error in errors.values()), errors
