@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -94,7 +95,10 @@ def _convolution_backward(a: dict[str, Any], rank: int) -> int:
 def _resampled(a: dict[str, Any], rank: int) -> list[Interval]:
     rows, out = a["in_offsets"], a["out_offsets"]
     scale = rows[-1] / max(out[-1], 1)
-    reach = {"nearest": 0, "area": 0, "cubic": 2}.get(a["mode"].split("-")[0], 1)
+    kind, _, variant = a["mode"].partition("-")
+    reach = {"nearest": 0, "area": 0, "cubic": 2}.get(kind, 1)
+    if variant == "antialias":
+        reach = math.ceil(reach * max(scale, 1.0))
     return [(int(b * scale) - reach, int(e * scale) + reach) for b, e in zip(out[:-1], out[1:], strict=True)]
 
 
@@ -115,7 +119,8 @@ def _all_to_all(a: dict[str, Any], rank: int) -> int:
 
 
 def _statistics(a: dict[str, Any], ranks: int) -> int:
-    return (ranks - 1) * 2 * a["x"].shape[0] * a["num_groups"] * 8
+    values = a["x"].shape[0] * a["num_groups"] if "num_groups" in a else a["x"].shape[1]
+    return (ranks - 1) * 2 * values * 8
 
 
 _BYTES: dict[str, Callable[[dict[str, Any], int], int]] = {
@@ -144,6 +149,6 @@ def bytes_sent(op: Any, args: Any, kwargs: Any, rank: int, ranks: int) -> int:
     if name == "all_reduce_sum_":
         size = given["x"].numel() * given["x"].element_size()
         return (ranks - 1) * size if size <= _MOST_ORDERED_BYTES else size
-    if name in ("group_norm_forward", "group_norm_backward"):
+    if name in ("group_norm_forward", "group_norm_backward", "batch_norm_forward", "batch_norm_backward"):
         return _statistics(given, ranks)
     return _BYTES[name](given, rank) if name in _BYTES else 0
