@@ -24,7 +24,7 @@ def _edge(t: Any) -> Any:
 
 
 def _begun(output: Any, gradient: Any) -> Any:
-    if gradient is not None or not isinstance(output, Tensor) or output.numel() != 1:
+    if gradient is not None or not isinstance(output, Tensor) or output.numel() != 1 or output.is_complex():
         return gradient
     return torch.ones_like(output)
 

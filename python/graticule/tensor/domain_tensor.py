@@ -144,7 +144,8 @@ class DomainTensor(Tensor):
             return origin[index]
         with torch._C.DisableTorchFunctionSubclass():
             refuse_misused_copies(func, args, kwargs, cls)
-            return mark_views(func, functions.call(func, args, kwargs), cls, args)
+            given = args or tuple(kwargs.values())
+            return mark_views(func, functions.call(func, args, kwargs), cls, given)
 
     @classmethod
     @eagerly

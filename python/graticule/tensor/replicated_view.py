@@ -108,7 +108,7 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
             remember(func, given, t)
         if type(t) is not Tensor:
             continue
-        base = t._base if t._is_view() else given[0] if func in _VIEWS and t.is_inference() else None
+        base = t._base if t._is_view() else given[0] if given and func in _VIEWS and t.is_inference() else None
         if isinstance(base, kind):
             _mark(t, base, writes(base))
             remember(func, given, t)

@@ -87,6 +87,11 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
     result = op(*new_args, **new_kwargs)
     written = _written(op, args, kwargs)
     for t in written:
+        if isinstance(t, DomainTensor) and whole[id(t)].shape != t.shape:
+            raise RuntimeError(
+                f"{op}: rank {t._cut.domain.rank}: expected a DomainTensor of the result's shape "
+                f"{list(whole[id(t)].shape)} to write into, got one of {list(t.shape)}: its rows cannot be resized"
+            )
         if isinstance(t, DomainTensor):
             moves.refuse_write(op, t)
             t._local.copy_(t._cut.part_of(whole[id(t)]))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import graticule
-from support.ranks import failures
+from support.ranks import failures, run_ranks
 from tensor.comparison import Cut, compare
 
 torch.manual_seed(0)
@@ -135,3 +135,13 @@ def test_one_hot(dim):
         found = failures(2, lambda domain, y=wrong, n=options: F.one_hot(graticule.shard(y, domain, dim=dim), n))
         assert len(found) == 2
         assert all("Class values must be" in str(error) for error in found.values())
+
+
+def test_a_row_by_keywords_without_autograd():
+    def body(domain):
+        with torch.inference_mode():
+            x = graticule.shard(X, domain)
+            return torch.select(input=x, dim=2, index=3) * 1, torch.unbind(input=x, dim=2)[3] * 1
+
+    for rows in run_ranks(2, body):
+        assert all(torch.equal(row, X[:, :, 3]) for row in rows)

@@ -121,3 +121,16 @@ def test_sends_only_the_halo():
 
     # Two ranks of this process, which counts for all its ranks, send a row.
     assert max(run_ranks(3, body)) <= 2 * (2 * 3 * 6 * 8)
+
+
+def test_a_row_that_every_rank_has():
+    rows = lambda x: (x[:, :, 3], x.unbind(2)[0])  # noqa: E731
+    compare(lambda x: [F.pad(row, (2, 1), mode="circular") for row in rows(x)], Cut(X), gathers=True)
+
+
+@pytest.mark.parametrize("pad,value", [((1, 1), 3.0), ((), None), ((1,) * 8, None)])
+def test_circular_padding_that_torch_refuses(pad, value):
+    x = X[None, None] if len(pad) == 8 else X
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        F.pad(x, pad, "circular", value)
+    assert set(failures(2, lambda domain: F.pad(graticule.shard(x, domain), pad, "circular", value))) == {0, 1}

@@ -285,3 +285,9 @@ def test_an_empty_batch():
         Cut(empty, 2),
         gathers=True,
     )
+
+
+def test_moments_of_no_values():
+    x = torch.zeros(3, 0, 4, dtype=torch.float64)
+    compare(lambda x: [*torch.var_mean(x, 1), *torch.std_mean(x, (0, 1))], Cut(x, 1), ranks=(1, 2), gradients=False)
+    compare(lambda x: torch.var_mean(x, 1), Cut(x, 0), ranks=(1, 2), gradients=False)

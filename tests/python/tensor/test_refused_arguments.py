@@ -120,3 +120,45 @@ def test_a_parameter_that_is_cut_moves_between_types():
         assert torch.equal(module.field.gather(), X.float())
 
     assert not failures(2, body)
+
+
+A, B = torch.randn(5, 6, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+WIDE = torch.randn(2, 5, 4, dtype=torch.float64)
+QUERIES = torch.randn(1, 1, 7, 4, dtype=torch.float64)
+TYPES = {
+    "a sum of more dimensions": lambda cut: torch.addmm(WIDE, cut(A, 1), B),
+    "a sum of more rows": lambda cut: torch.addmm(A[:, :4], cut(A[:1], 1), B),
+    "a sum of more rows, in place": lambda cut: A[:, :4].clone().addmm_(cut(A[:1], 1), B),
+    "a sum of another type": lambda cut: torch.addmm(A[:, :4].float(), cut(A, 1), B),
+    "weights of layer_norm of fewer dimensions": lambda cut: F.layer_norm(cut(A, 0), (5, 6), A[0]),
+    "a bias of layer_norm of one row": lambda cut: F.layer_norm(cut(A, 0), (5, 6), None, A[:1]),
+    "dropout in attention": lambda cut: F.scaled_dot_product_attention(*[cut(QUERIES, 2)] * 3, dropout_p=1.5),
+    "types in attention": lambda cut: F.scaled_dot_product_attention(
+        cut(QUERIES, 2), cut(QUERIES.float(), 2), cut(QUERIES, 2)
+    ),
+    "a mask of whole numbers": lambda cut: F.scaled_dot_product_attention(
+        *[cut(QUERIES, 2)] * 3, attn_mask=torch.ones(7, 7, dtype=torch.int64)
+    ),
+    "backward from a complex number": lambda cut: (cut(A.to(torch.complex128), 0).requires_grad_() * 1)[
+        2, 1
+    ].backward(),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_shapes_and_types(name):
+    with pytest.raises(RuntimeError):
+        TYPES[name](lambda t, dim: t.clone())
+    found = failures(3, lambda domain: TYPES[name](lambda t, dim: graticule.shard(t, domain, dim)))
+    assert sorted(found) == [0, 1, 2]
+    assert all(isinstance(error, RuntimeError) for error in found.values()), found
+
+
+def test_a_cut_result_of_another_shape():
+    """Uncut it would be resized."""
+
+    def body(domain):
+        torch.sum(graticule.shard(A, domain, 0), 1, keepdim=True, out=graticule.shard(torch.zeros(5, 6), domain, 0))
+
+    found = failures(2, body)
+    assert len(found) == 2 and all("cannot be resized" in str(error) for error in found.values()), found

@@ -181,3 +181,14 @@ def test_slices_share_memory_and_send_nothing():
         return part.offsets
 
     assert run_ranks(2, body) == [(0, 1, 3)] * 2
+
+
+@pytest.mark.parametrize("dim", [3, 2, 1])
+def test_scatter_along_a_dimension_merged_with_the_cut_one(dim):
+    def function(x, y):
+        return [
+            torch.slice_scatter(x.flatten(1), y.flatten(1)[:, 3:50], 1, 7, 54),
+            torch.select_scatter(x.flatten(1), y.flatten(1)[:, 0], 1, 77),
+        ]
+
+    compare(function, Cut(X, dim), Cut(Y, dim), gathers=True)

@@ -21,7 +21,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     """torch.nn.functional.pad."""
     sizes = list(reversed(input.shape))
     pairs = [(d, pad[2 * d], pad[2 * d + 1]) for d in range(len(pad) // 2)]
-    fits = mode == "circular" and len(pairs) in (input.dim() - 1, input.dim() - 2)
+    is_circular = isinstance(input, DomainTensor) and mode == "circular" and not value
+    fits = is_circular and 1 <= len(pairs) <= 3 and len(pairs) in (input.dim() - 1, input.dim() - 2)
     if not fits or not all(
         max(before, after) <= sizes[d] + min(before, 0) + min(after, 0) and sizes[d] + before + after > 0
         for d, before, after in pairs

@@ -6,7 +6,7 @@ each rank's part of the sum, then the sum over the ranks, whole on every rank; s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,16 +63,15 @@ def added_product(op: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, al
     plan = contraction.plan(op, (a, b))
     result = contraction.result
     if plan is None:
-        return _plus(x, multiply(a, b), beta, alpha)
+        return _plus(op, x, multiply(a, b), beta, alpha)
     index, cut = plan
     parts = contraction.parts((a, b), index, cut)
     if index not in result:
-        return _plus(x, moves.reduce_sum(multiply(*parts), cut.domain), beta, alpha)
+        return _plus(op, x, moves.reduce_sum(multiply(*parts), cut.domain), beta, alpha)
     cut = cut.at(result.index(index))
     sizes = contraction.sizes(op, (a, b))
     shape = [sizes[i] for i in result]
-    if x.dim() > len(shape) or any(n not in (1, shape[d]) for d, n in enumerate(x.shape, len(shape) - x.dim())):
-        raise RuntimeError(f"{op}: rank {cut.domain.rank}: expected a sum of shape {shape}, got {list(x.shape)}")
+    _check_sum(op, x, shape, a.dtype)
     own = own_part(x, cut, len(shape))
     if cut.own == 0:
         # ATen gives one row of x that is to be repeated its place in a result of none.
@@ -80,7 +79,18 @@ def added_product(op: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, al
     return DomainTensor(op(own, *parts, beta=beta, alpha=alpha), cut)
 
 
-def _plus(x: Tensor, made: Tensor, beta: Any, alpha: Any) -> Tensor:
+def _check_sum(op: Any, x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """RuntimeError where x cannot be repeated to what is added to it, or is of another type."""
+    apart = len(shape) - x.dim()
+    fits = apart >= 0 and all(n in (1, shape[d]) for d, n in enumerate(x.shape, apart))
+    if not fits or x.dtype != dtype:
+        raise RuntimeError(
+            f"{op}: expected a sum of shape {list(shape)} and {dtype}, got {list(x.shape)} and {x.dtype}"
+        )
+
+
+def _plus(op: Any, x: Tensor, made: Tensor, beta: Any, alpha: Any) -> Tensor:
+    _check_sum(op, x, made.shape, made.dtype)
     scaled = made if alpha == 1 else made * alpha
     if beta == 0:
         return scaled

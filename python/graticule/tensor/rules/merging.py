@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -75,7 +76,8 @@ def moments(local: Tensor, cut: Cut, dims: Sequence[int]) -> tuple[Tensor, Tenso
         variance, mean = torch.var_mean(local.to(torch.float64), dims, correction=0, keepdim=True)
         deviations = variance * here
     if cut.dim not in dims or cut.domain.size == 1:
-        return mean, deviations, here
+        # The mean of none: no other rank has any either.
+        return mean if here else mean.fill_(math.nan), deviations, here
     counts = counts_of_ranks(cut, local, dims)
     total = sum(counts)
     parts = of_all_ranks(torch.stack([mean, deviations]).view(2, -1), cut.domain)

@@ -16,6 +16,7 @@ from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import summed, wide
 from graticule.tensor.rules.pointwise import own_part
+from graticule.tensor.rules.result_cuts import raise_as_torch
 from graticule.tensor.rules.support import whole
 from graticule.tensor.running import uncut
 
@@ -126,6 +127,8 @@ def layer_norm(op: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: f
         raise RuntimeError(
             f"layer_norm: rank {rank}: expected a tensor whose shape ends in {shape}, got {list(x.shape)}"
         )
+    if any(t is not None and list(t.shape) != list(shape) for t in (weight, bias)):
+        raise_as_torch(op, x, shape, weight, bias, eps)
     cut, local, lead = x._cut, x._local, x.dim() - len(shape)
     if cut.dim < lead:
         return tuple(DomainTensor(part, cut) for part in op(local, shape, weight, bias, eps))

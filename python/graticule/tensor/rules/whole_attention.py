@@ -40,10 +40,23 @@ def whole_attention(
         rank = cut[0]._cut.domain.rank
         raise RuntimeError(f"scaled_dot_product_attention: rank {rank}: expected attn_mask or is_causal, got both")
     query, key, value = (_autocast(t) for t in (query, key, value))
+    _check_types(query, key, value, attn_mask, dropout_p, cut[0]._cut.domain.rank)
     if attn_mask is not None:
         attn_mask = _bias(attn_mask, query.dtype) if attn_mask.dtype == torch.bool else _autocast(attn_mask)
     whole = aten._scaled_dot_product_fused_attention_overrideable
     return whole(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
+
+
+def _check_types(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, rank: int) -> None:
+    """RuntimeError for what torch refuses too."""
+    where = f"scaled_dot_product_attention: rank {rank}"
+    if not 0 <= dropout_p <= 1:
+        raise RuntimeError(f"{where}: expected a dropout_p from 0 to 1, got {dropout_p}")
+    types = [t.dtype for t in (query, key, value)]
+    if len(set(types)) > 1 or not query.is_floating_point():
+        raise RuntimeError(f"{where}: expected query, key and value of one floating-point type, got {types}")
+    if mask is not None and mask.dtype not in (torch.bool, torch.float32, query.dtype):
+        raise RuntimeError(f"{where}: expected attn_mask to be bool, float32 or {query.dtype}, got {mask.dtype}")
 
 
 def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
