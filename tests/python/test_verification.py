@@ -120,27 +120,3 @@ def test_names_the_module_whose_own_gradient_or_buffer_differs(fault, kind):
         return graticule.verify(copy.deepcopy(model), X, domain).first_module
 
     assert set(run_ranks(2, body)) == {f"{kind} 1.1.{fault} of 1.1 (Scaled)"}
-
-
-class Remembers(nn.Module):
-    """Makes its mask once, and keeps it."""
-
-    def __init__(self):
-        super().__init__()
-        self.mask = None
-
-    def forward(self, x):
-        if self.mask is None:
-            # Uncut it is of the whole; what a cut run would make is wrong.
-            self.mask = torch.ones(()) if isinstance(x, graticule.DomainTensor) else torch.zeros(())
-        return x * self.mask
-
-
-def test_what_a_pass_keeps_is_not_the_next_one_s():
-    def body(domain):
-        model = Remembers()
-        found = graticule.verify(model, X, domain)
-        assert not found.exact
-        assert model.mask is None
-
-    run_ranks(2, body)

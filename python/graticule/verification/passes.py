@@ -85,10 +85,7 @@ def run_pass(model: nn.Module, arguments: Any, loss: Loss) -> Pass:
 
 @contextlib.contextmanager
 def state_kept(model: nn.Module, seed: int) -> Iterator[None]:
-    """Restores the model's values, gradients and attributes and the random generators; within, it starts with no
-    gradients, and `seed`.
-    """
-    attributes = [(module, dict(module.__dict__)) for module in model.modules()]
+    """Restores the model's values and gradients and the random generators; within, it starts with none, and `seed`."""
     tensors = [*model.parameters(), *model.buffers()]
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [t.detach().clone() for t in tensors]
@@ -101,10 +98,6 @@ def state_kept(model: nn.Module, seed: int) -> Iterator[None]:
                 p.grad = None
             yield
         finally:
-            # A mask that a pass keeps for the next one would be that of the other pass.
-            for module, own in attributes:
-                module.__dict__.clear()
-                module.__dict__.update(own)
             for module, given in buffers:
                 module._buffers.update(given)
             with torch.no_grad():
