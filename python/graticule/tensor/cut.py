@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import torch
 from torch import Tensor
@@ -61,6 +62,12 @@ class Cut:
     def own_size(self) -> int:
         """Size of this rank's part of the dimension."""
         return self.outer * self.own * self.inner
+
+    @functools.cached_property
+    def least_size(self) -> int:
+        """Size of the smallest of the ranks' parts of the dimension."""
+        rows = min(end - begin for begin, end in itertools.pairwise(self.offsets))
+        return self.outer * rows * self.inner
 
     @property
     def is_interval(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -16,26 +15,10 @@ from graticule.tensor.call_facts import run
 from graticule.tensor.cut import Cut
 from graticule.tensor.differentiating import backward_passes
 from graticule.tensor.eagerly import eagerly
+from graticule.tensor.layout import strides_in_order
 from graticule.tensor.registry import find_rule
 from graticule.tensor.replicated_view import mark_views, refuse_misused_copies, refuse_out_of_date
 from graticule.tensor.write_through import write_through
-
-
-@functools.lru_cache(maxsize=4096)
-def strides_in_order(strides_of: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Dense strides for `shape`, its dimensions in the order in which those of `sizes` lie in memory; 0 stays 0."""
-    if 0 in sizes and 0 in strides_of:
-        # Of an empty tensor: they tell no order.
-        strides_of, sizes = tuple(torch.empty(shape, device="meta").stride()), shape
-    order = sorted(range(len(shape)), key=lambda d: (strides_of[d], sizes[d] if strides_of[d] else 0, -d))
-    strides = [0] * len(shape)
-    step = 1
-    for d in order:
-        if strides_of[d] == 0 and sizes[d] > 1:
-            continue
-        strides[d] = step
-        step *= max(shape[d], 1)
-    return tuple(strides)
 
 
 class DomainTensor(Tensor):
@@ -74,8 +57,8 @@ class DomainTensor(Tensor):
         result._local = local
         result._cut = cut
         result._moved = moved
-        # Of one row or none the rest of the ranks may find another order in memory.
-        result._strides_are_guessed = strides is None and cut.own_size < 2 and cut.domain.size > 1
+        # By one row or none a rank does not see the order in memory that the others see by theirs.
+        result._strides_are_guessed = strides is None and cut.domain.size > 1 and cut.least_size < 2
         return result
 
     def __init__(

@@ -11,7 +11,8 @@ from graticule.domain import Domain
 from graticule.exchange import wrapped_dimension
 from graticule.tensor import functions
 from graticule.tensor.cut import Cut
-from graticule.tensor.domain_tensor import DomainTensor, strides_in_order
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.layout import strides_in_order
 
 
 def shard(x: Tensor, domain: Any, dim: int = -2) -> DomainTensor:

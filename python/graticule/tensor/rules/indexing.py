@@ -83,7 +83,10 @@ def take(x: DomainTensor, indices: Sequence[Tensor | None]) -> Tensor:
     routes = IndexRoutes(x._cut, layout, indices)
     result = routes.to_result(aten.index.Tensor(x._local, routes.local_indices))
     if layout.broadcast:
-        return DomainTensor(result, routes.cut)
+        taken = DomainTensor(result, routes.cut)
+        # The rows arrive one after the other, whatever lies between them in memory uncut.
+        taken._strides_are_guessed = routes.cut.domain.size > 1 or not result.is_contiguous()
+        return taken
     return moves.replicate(result, routes.cut).squeeze(layout.place)
 
 

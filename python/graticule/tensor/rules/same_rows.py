@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from graticule.tensor.cut import Cut
-from graticule.tensor.domain_tensor import DomainTensor, strides_in_order
+from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.layout import strides_in_order
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import pointwise
 
