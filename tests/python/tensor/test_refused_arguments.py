@@ -139,6 +139,12 @@ TYPES = {
     "a mask of whole numbers": lambda cut: F.scaled_dot_product_attention(
         *[cut(QUERIES, 2)] * 3, attn_mask=torch.ones(7, 7, dtype=torch.int64)
     ),
+    "a class for one row of three": lambda cut: F.nll_loss(
+        cut(torch.randn(2, 4, 3, 5), 2), torch.zeros(2, 1, 5, dtype=torch.int64)
+    ),
+    "classes for three rows of one": lambda cut: F.nll_loss(
+        torch.randn(2, 4, 1, 5), cut(torch.zeros(2, 3, 5, dtype=torch.int64), 1), reduction="sum"
+    ),
     "backward from a complex number": lambda cut: (cut(A.to(torch.complex128), 0).requires_grad_() * 1)[
         2, 1
     ].backward(),

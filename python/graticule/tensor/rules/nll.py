@@ -42,12 +42,21 @@ def _parts(x: Tensor, target: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
     return own_part(x, cut, x.dim()), own_part(target, _target_cut(cut), target.dim())
 
 
+def _check_sizes(op: Any, x: Tensor, target: Tensor) -> None:
+    """RuntimeError where there is not one class for each place: what is of one row would be taken for all."""
+    expected = list(x.shape)
+    del expected[1 if x.dim() > 1 else 0]
+    if list(target.shape) != expected:
+        raise RuntimeError(f"{op}: expected a target of shape {expected}, got {list(target.shape)}")
+
+
 @rule(aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
 def nll_loss(op: Any, x: Any, target: Any, weight: Any, reduction: int, ignored: int) -> Any:
     """The loss and the weight that it is divided by."""
     cut = _cut_of(x, target, weight)
     if cut is None:
         return NotImplemented
+    _check_sizes(op, x, target)
     scores, classes = _parts(x, target, cut)
     if reduction == NONE:
         with told_to_all(cut.domain):
