@@ -87,14 +87,16 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
     result = op(*new_args, **new_kwargs)
     written = _written(op, args, kwargs)
     for t in written:
-        if isinstance(t, DomainTensor) and whole[id(t)].shape != t.shape:
+        if not isinstance(t, DomainTensor):
+            continue
+        values = whole[id(t)]
+        if values.shape != t.shape:
             raise RuntimeError(
-                f"{op}: rank {t._cut.domain.rank}: expected a DomainTensor of the result's shape "
-                f"{list(whole[id(t)].shape)} to write into, got one of {list(t.shape)}: its rows cannot be resized"
+                f"{op}: rank {t._cut.domain.rank}: expected a DomainTensor of the result's shape {list(values.shape)} "
+                f"to write into, got one of {list(t.shape)}: its rows cannot be resized"
             )
-        if isinstance(t, DomainTensor):
-            moves.refuse_write(op, t)
-            t._local.copy_(t._cut.part_of(whole[id(t)]))
+        moves.refuse_write(op, t)
+        t._local.copy_(t._cut.part_of(values))
     moved = any(a.alias_info is not None and not a.alias_info.is_write for a in op._schema.arguments)
     back = {id(whole[id(t)]): t for t in cut_tensors}
 
