@@ -53,7 +53,7 @@ def select_scatter(op: Any, x: Tensor, src: Tensor, dim: int, index: int) -> Dom
     if not -size <= index < size or list(src.shape) != expected:
         raise_as_torch(op, x, src, dim, index)
     index %= size
-    if isinstance(x, DomainTensor) and x._cut.dim == dim and x._cut.outer != 1:
+    if isinstance(x, DomainTensor) and x._cut.dim == dim and not x._cut.is_interval:
         return NotImplemented  # its slices are copies
     if isinstance(x, DomainTensor):
         result = DomainTensor(x._local.clone(), x._cut)

@@ -83,7 +83,7 @@ def slice_scatter(
     expected[dim] = count
     if list(src.shape) != expected:
         raise_as_torch(op, x, src, dim, start, end, step)
-    if isinstance(x, DomainTensor) and x._cut.dim == dim and x._cut.outer != 1:
+    if isinstance(x, DomainTensor) and x._cut.dim == dim and not x._cut.is_interval:
         return NotImplemented  # its slices are copies
     if isinstance(x, DomainTensor):
         result = DomainTensor(x._local.clone(), x._cut)
