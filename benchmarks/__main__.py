@@ -18,7 +18,7 @@ from benchmarks.report import REPOSITORY, report
 
 def _arguments(given: argparse.Namespace) -> list[str]:
     result = [f"--rows={given.rows}", f"--iterations={given.iterations}", f"--out={given.out}"]
-    return result + [f"--{name}" for name in ("smoke", "full") if getattr(given, name)]
+    return result + [f"--{name}" for name in ("smoke", "full", "resume") if getattr(given, name)]
 
 
 def _launcher(ranks: int) -> list[str]:
@@ -67,6 +67,9 @@ def main() -> None:
         sys.exit(str(error))
     parts = given.parts.split(",") if given.parts else options.PARTS
     for part in parts:
+        # Rows are taken up one by one; other parts write their table at their end.
+        if given.resume and part != "layer_times" and (given.out / f"{part}.csv").exists():
+            continue
         begun = time.monotonic()
         run(part, given)
         print(f"{time.monotonic() - begun:7.1f} s  {part} done", file=sys.stderr, flush=True)

@@ -15,6 +15,14 @@ from benchmarks.shapes import Shape, timed
 from benchmarks.turns import take_turns
 
 WARM_UP = 2
+TABLES = ("turns", "memory", "paths")
+
+
+def earlier(folder: pathlib.Path) -> dict[str, list[dict]]:
+    """What the folder's tables tell of rows that all of them have: a row's records are written when it is done."""
+    tables: dict[str, list[dict]] = {name: list(records.read(folder / f"{name}.csv")) for name in TABLES}
+    whole = set.intersection(*({(record["row"], record["layout"]) for record in table} for table in tables.values()))
+    return {name: [r for r in table if (r["row"], r["layout"]) in whole] for name, table in tables.items()}
 
 
 def measure(shape: Shape, layout: str, iterations: int, warm_up: int, p: Processes) -> dict[str, list[dict]]:
@@ -36,9 +44,12 @@ def measure(shape: Shape, layout: str, iterations: int, warm_up: int, p: Process
 def main() -> None:
     given = options.parse()
     p = begin(pathlib.Path(given.shared))
-    tables: dict[str, list[dict]] = {"turns": [], "memory": [], "paths": []}
+    tables = earlier(given.out) if given.resume else {name: [] for name in TABLES}
+    known = {(record["row"], record["layout"]) for record in tables["turns"]}
     begun = time.monotonic()
     for shape, layout in timed(given.rows, given.smoke, given.full):
+        if (shape.name, layout) in known:
+            continue
         for name, lines in measure(shape, layout, given.iterations, 0 if given.smoke else WARM_UP, p).items():
             tables[name] += lines
             if p.rank == 0:

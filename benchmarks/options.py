@@ -39,6 +39,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--publish", action="store_true", help="put the tables and pictures of all rows into README.md and docs"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was ended: leave what --out has of rows and parts"
+    )
     parser.add_argument("--shared", default="", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.iterations < 0:

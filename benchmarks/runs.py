@@ -45,7 +45,7 @@ def begin(given: argparse.Namespace) -> None:
     now, earlier = Run(kind, given.ranks, given.iterations), read(given.out)
     tables = [path for path in (given.out / f"{name}.csv" for name in _TABLES) if path.exists()]
     alike = earlier is not None and (earlier.kind, earlier.ranks) == (now.kind, now.ranks)
-    partial = bool(given.parts or given.rows)
+    partial = bool(given.parts or given.rows or given.resume)
     if tables and partial and not alike:
         raise ValueError(
             f"{given.out} holds tables of {earlier or 'a run of unknown kind'}, expected {now} as this one is: "

@@ -13,7 +13,20 @@ import torch
 REPOSITORY = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks import bars, check, options, paths, ratios, records, report, runs, stored, tables, traffic  # noqa: E402
+from benchmarks import (  # noqa: E402
+    bars,
+    check,
+    layer_times,
+    options,
+    paths,
+    ratios,
+    records,
+    report,
+    runs,
+    stored,
+    tables,
+    traffic,
+)
 from benchmarks.chart import ratios_chart  # noqa: E402
 from benchmarks.concatenation import Neighbours, all_rows, concatenated_layer  # noqa: E402
 from benchmarks.exactness import Reference, WrongResultError  # noqa: E402
@@ -257,6 +270,28 @@ def test_parts_of_runs_of_two_kinds_are_not_mixed(tmp_path):
         record_run(tmp_path, "--parts=traffic")
     record_run(tmp_path)
     assert runs.read(tmp_path) == runs.Run("standard", 2, options.LEAST_PUBLISHED)
+
+
+def test_a_run_that_was_ended_is_taken_up_again(tmp_path):
+    """By rows that all tables have; another kind of run is not."""
+    turn = {"layout": "contiguous", "mode": "forward", "contender": "local", "iteration": 0, "seconds": 1.0}
+    records.write(tmp_path / "turns.csv", [{"row": "a", **turn}, {"row": "b", **turn}])
+    records.write(tmp_path / "memory.csv", [{"row": "a", "layout": "contiguous"}])
+    records.write(
+        tmp_path / "paths.csv", [{"row": "a", "layout": "contiguous"}, {"row": "a", "layout": "channels_last"}]
+    )
+    found = layer_times.earlier(tmp_path)
+    assert {name: [r["row"] for r in table] for name, table in found.items()} == dict.fromkeys(
+        layer_times.TABLES, ["a"]
+    )
+    assert found["paths"][0]["layout"] == "contiguous"
+    (tmp_path / "turns.csv").unlink()
+    assert not any(layer_times.earlier(tmp_path).values())
+
+    record_run(tmp_path / "other", "--smoke")
+    records.write(tmp_path / "other" / "turns.csv", [{"row": "a", **turn}])
+    with pytest.raises(ValueError, match="holds tables of a smoke run"):
+        runs.begin(options.parse(["--resume", f"--out={tmp_path / 'other'}"]))
 
 
 def test_a_smoke_run_is_recorded_as_one(tmp_path):
