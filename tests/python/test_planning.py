@@ -60,6 +60,17 @@ def test_attention():
     assert found.bytes > 0
 
 
+def test_results_may_be_complex_and_nothing_is_drawn_from_the_generator():
+    class Spectrum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.rfft(torch.nn.functional.dropout(x), dim=-1)
+
+    state = torch.get_rng_state()
+    found = graticule.plan(lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), Spectrum()), (1, 1, 8, 8), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.bytes > 0
+
+
 def test_what_gathers_is_named():
     class Cross(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,6 +84,9 @@ def test_what_gathers_is_named():
 LAYERS = {
     "bilinear": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
     "bicubic": lambda: nn.Upsample(scale_factor=2, mode="bicubic"),
+    "nearest to odd sizes": lambda: nn.Upsample((37, 16)),
+    "nearest-exact to fewer": lambda: nn.Upsample((17, 16), mode="nearest-exact"),
+    "bilinear by corners": lambda: nn.Upsample((47, 31), mode="bilinear", align_corners=True),
     "batch norm": lambda: nn.BatchNorm2d(3),
     "group norm": lambda: nn.GroupNorm(3, 3),
 }

@@ -63,6 +63,8 @@ def plan(
 ) -> Plan:
     """Follows one forward and backward pass on meta tensors: no numbers are computed, nothing is sent.
 
+    The state of torch's default generator is as before afterwards.
+
     Args:
         build: makes the model; only its parameters take memory, for a moment.
         shape: the whole input's; or the shapes of several inputs, of which those with as many dimensions and rows as
@@ -76,9 +78,11 @@ def plan(
         RuntimeError: what the model raises where it cannot do with meta tensors, which have no values.
 
     """
-    model = build().to(dtype).train(training).to("meta")
-    shapes = _several(shape)
+    with torch.random.fork_rng([]):
+        return _followed(build().to(dtype).train(training).to("meta"), _several(shape), ranks, dim, dtype)
 
+
+def _followed(model: nn.Module, shapes: list[Sequence[int]], ranks: int, dim: int, dtype: torch.dtype) -> Plan:
     def empty(sizes: Sequence[int]) -> Tensor:
         return torch.empty(tuple(sizes), dtype=dtype, device="meta")
 
@@ -128,7 +132,7 @@ def _step(model: nn.Module, inputs: list[Tensor], found: Plan | None = None) -> 
     try:
         outputs = [t for t in named_tensors(model(*(x.requires_grad_() for x in inputs))).values() if t.requires_grad]
         if outputs:
-            torch.stack([t.sum() for t in outputs]).sum().backward()
+            torch.stack([torch.real(t.sum()) for t in outputs]).sum().backward()
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -92,26 +93,47 @@ def _convolution_backward(a: dict[str, Any], rank: int) -> int:
     return _convolved(a, a["grad"], "out_offsets", "in_offsets", not a["transposed"], rank)
 
 
-def _resampled(a: dict[str, Any], rank: int) -> list[Interval]:
-    rows, out = a["in_offsets"], a["out_offsets"]
-    scale = rows[-1] / max(out[-1], 1)
+def _support(a: dict[str, Any]) -> list[Interval]:
+    """For each row that interpolation makes, the rows that it is made of: in exact numbers, where kernels round."""
+    source, target = a["in_offsets"][-1], max(a["out_offsets"][-1], 1)
     kind, _, variant = a["mode"].partition("-")
-    reach = {"nearest": 0, "area": 0, "cubic": 2}.get(kind, 1)
-    if variant == "antialias":
-        reach = math.ceil(reach * max(scale, 1.0))
-    return [(int(b * scale) - reach, int(e * scale) + reach) for b, e in zip(out[:-1], out[1:], strict=True)]
+    corners = a["align_corners"] and kind in ("linear", "cubic")
+    step = (source - 1) / max(target - 1, 1) if corners else 1 / a["scale"] if a["scale"] else source / target
+
+    def rows(i: int) -> Interval:
+        if kind == "area":
+            return i * source // target, -(-(i + 1) * source // target)
+        middle = (i + 0.5) * step
+        if kind == "nearest":
+            at = int(middle if variant == "exact" else i * step)
+            return at, at + 1
+        if variant == "antialias":
+            reach = (2 if kind == "cubic" else 1) * max(step, 1.0)
+            return int(middle - reach + 0.5), int(middle + reach + 0.5)
+        at = math.floor(i * step if corners else middle - 0.5)
+        return (at - 1, at + 3) if kind == "cubic" else (at, at + 2)
+
+    within = (rows(i) for i in range(a["out_offsets"][-1]))
+    return [(min(max(begin, 0), source - 1), max(min(end, source), 1)) for begin, end in within]
 
 
 def _resample(a: dict[str, Any], rank: int) -> int:
     if not a["group"]:
         return 0  # of rows that are not cut
-    return _sent(a["in_offsets"], _resampled(a, rank), rank) * _row_bytes(a["x"], a.get("dim", 2))
+    support, out = _support(a), a["out_offsets"]
+    wanted = [(support[b][0], support[e - 1][1]) if b < e else (0, 0) for b, e in itertools.pairwise(out)]
+    return _sent(a["in_offsets"], wanted, rank) * _row_bytes(a["x"], a.get("dim", 2))
 
 
 def _resample_adjoint(a: dict[str, Any], rank: int) -> int:
     if not a["group"]:
         return 0
-    return _received(a["in_offsets"], _resampled(a, rank), rank) * _row_bytes(a["g"], a.get("dim", 2))
+    support = _support(a)
+    wanted = []
+    for own in itertools.pairwise(a["in_offsets"]):
+        met = [i for i, rows in enumerate(support) if _common(own, rows)]
+        wanted.append((met[0], met[-1] + 1) if met else (0, 0))
+    return _sent(a["out_offsets"], wanted, rank) * _row_bytes(a["g"], a.get("dim", 2))
 
 
 def _all_to_all(a: dict[str, Any], rank: int) -> int:
