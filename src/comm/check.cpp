@@ -32,14 +32,14 @@ void check_equal(const Domain& domain, const std::string& what, const std::strin
   std::string differences;
   Note first;
   int rank = 0;
-  for (const at::Tensor& theirs : all_gather(domain, local, "check mode")) {
-    std::memcpy(&note, theirs.const_data_ptr(), sizeof(Note));
+  for (const at::Tensor& theirs : all_gather(domain, local.to(steering_device(domain)), "check mode")) {
+    std::memcpy(&note, theirs.cpu().const_data_ptr(), sizeof(Note));
     if (rank == 0) first = note;
     if (note.hash != first.hash) differences += c10::str("; rank ", rank, " has ", note.text.data());
     ++rank;
   }
-  TORCH_CHECK(differences.empty(), what, ": the ranks differ: rank 0 has ", first.text.data(), differences, " (rank ",
-              domain.rank(), " of ", domain.size(), ")");
+  TORCH_CHECK(differences.empty(), what, ": the ranks differ: rank 0 has ", first.text.data(), differences,
+              where(domain));
 }
 
 }  // namespace graticule::comm

@@ -74,7 +74,8 @@ std::vector<at::Tensor> gather_by_transport(const Domain& domain, const at::Tens
   return gathered[0];
 }
 
-// Where numbers that only steer live: on the CPU if the group has a transport for it.
+}  // namespace
+
 at::Device steering_device(const Domain& domain) {
   const auto devices = domain.group()->getDeviceTypes();
   for (const at::Device& device : devices) {
@@ -82,8 +83,6 @@ at::Device steering_device(const Domain& domain) {
   }
   return devices.empty() ? at::Device(at::kCPU) : devices.front();
 }
-
-}  // namespace
 
 std::vector<at::Tensor> all_gather(const Domain& domain, const at::Tensor& local, const std::string& what,
                                    Facts facts) {

@@ -52,6 +52,8 @@ uint64_t Domain::bytes_sent() const { return state_->bytes_sent; }
 uint64_t Domain::messages_sent() const { return state_->messages_sent; }
 const c10::intrusive_ptr<c10d::ProcessGroup>& Domain::group() const { return group_; }
 
+std::string where(const Domain& domain) { return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")"); }
+
 std::chrono::milliseconds Domain::timeout() const {
   // Read at every call: a program may set it after the library is loaded.
   const char* text = std::getenv("GRATICULE_TIMEOUT");
@@ -59,7 +61,7 @@ std::chrono::milliseconds Domain::timeout() const {
   char* end = nullptr;
   const double seconds = std::strtod(text, &end);
   TORCH_CHECK_VALUE(*end == '\0' && seconds > 0, "GRATICULE_TIMEOUT: expected a number of seconds over 0, got ", text,
-                    " (rank ", rank(), " of ", size(), ")");
+                    where(*this));
   constexpr double year = 365 * 86400.0;
   // None at all is no limit, to a process group.
   return std::chrono::milliseconds(std::max<int64_t>(1, static_cast<int64_t>(std::min(seconds, year) * 1000)));

@@ -204,8 +204,7 @@ std::vector<at::Tensor> Gather::finish_all() {
     at::Tensor& result = results[i * parts + part];
     const auto& [x, layout] = shards_[i];
     if (!result.defined()) {
-      result = at::empty(with_rows(x.sizes(), layout.dim, plan_->result(part).size()),
-                         x.options().memory_format(memory_format(x)));
+      result = empty_rows(x, layout.dim, plan_->result(part).size());
     }
     return result;
   };
@@ -283,9 +282,7 @@ Fold::Fold(Shards shards, std::shared_ptr<const ExchangePlan> plan, const comm::
 
 at::Tensor Fold::own_part(const Shard& shard) const {
   const auto& [g, layout] = shard;
-  at::Tensor result =
-      at::empty(with_rows(g.sizes(), layout.dim, plan_->owned().size()), g.options().memory_format(memory_format(g)));
-  result.zero_();
+  at::Tensor result = empty_rows(g, layout.dim, plan_->owned().size()).zero_();
   for (const Segment& segment : plan_->local) {
     if (segment.owner < 0) continue;
     owned_rows(result, segment, *plan_, layout.dim)

@@ -149,15 +149,6 @@ TORCH_LIBRARY(graticule_mpi, m) {
     initialize();
     return create_group(MPI_COMM_WORLD, std::string(name));
   });
-  m.def("create_split_group(str name, int color, int key) -> str",
-        [](c10::string_view name, int64_t color, int64_t key) {
-          initialize();
-          MPI_Comm part = MPI_COMM_NULL;
-          GRATICULE_MPI(MPI_Comm_split(MPI_COMM_WORLD, static_cast<int>(color), static_cast<int>(key), &part));
-          std::string made = create_group(part, std::string(name));
-          GRATICULE_MPI(MPI_Comm_free(&part));
-          return made;
-        });
   m.def("destroy_group(str name) -> ()", [](c10::string_view name) { destroy_group(std::string(name)); });
 }
 

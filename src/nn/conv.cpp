@@ -30,6 +30,8 @@ template <size_t D, typename Conv>
 int64_t transposed_halo(const Conv& conv, int64_t shard_dim, const std::string& name) {
   const size_t i = spatial_index<D>(shard_dim, name);
   const ops::ConvArguments a = conv_arguments<D>(conv->options);
+  TORCH_CHECK_VALUE(a.stride[i] >= 1, name, ": expected every stride to be at least 1, got ",
+                    c10::IntArrayRef(a.stride));
   return rows::transposed_halo_width({conv->options.kernel_size()->at(i), a.stride[i], a.pad_before[i], a.dilation[i]});
 }
 
@@ -38,10 +40,6 @@ template <size_t D, typename Conv>
 ops::ConvArguments arguments_of(const Conv& conv) {
   const bool zeros = std::holds_alternative<torch::enumtype::kZeros>(conv->options.padding_mode());
   return conv_arguments<D>(conv->options, zeros ? conv->weight.sizes().slice(2) : at::IntArrayRef());
-}
-
-std::optional<at::Tensor> optional_of(const at::Tensor& t) {
-  return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt;
 }
 
 // What output_size asks for beyond the smallest output, as torch.nn.ConvTranspose2d defines it.
@@ -58,7 +56,8 @@ std::vector<int64_t> output_padding(const torch::nn::detail::ConvNdOptions<D>& o
   for (size_t i = 0; i < D; ++i) {
     const int64_t dim = static_cast<int64_t>(i) + 2;
     const int64_t input = dim == cut.dim ? cut.in_offsets.back() : x.size(dim);
-    const rows::Stencil s{options.kernel_size()->at(i), a.stride[i], a.pad_before[i], a.dilation[i]};
+    // torch's modules in C++, other than those in Python, leave dilation out here.
+    const rows::Stencil s{options.kernel_size()->at(i), a.stride[i], a.pad_before[i], /*dilation=*/1};
     const int64_t least = rows::fine_size(s, input, 0);
     TORCH_CHECK_VALUE(size[i] >= least && size[i] < least + a.stride[i], cut.layer, ": expected an output_size of ",
                       least, " to ", least + a.stride[i] - 1, " in spatial dimension ", i, ", got ", size[i]);
@@ -80,7 +79,8 @@ template <size_t D, typename Conv>
 at::Tensor DomainParallelConvImpl<D, Conv>::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value()) return conv->forward(x);
-  return on_cut(x, D, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
+  const auto options = [&] { return text_of(conv); };
+  return on_cut(x, D, *domain, options, [&](const at::Tensor& input, const ops::Cut& cut) {
     return ops::conv(input, conv->weight, optional_of(conv->bias), arguments_of<D>(conv), cut);
   });
 }
@@ -99,7 +99,10 @@ at::Tensor DomainParallelConvTransposeImpl<D, Conv>::forward(const at::Tensor& x
                                                              const std::optional<at::IntArrayRef>& output_size) {
   const auto domain = active_domain();
   if (!domain.has_value()) return conv->forward(x, output_size);
-  return on_cut(x, D, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
+  const auto options = [&] {
+    return c10::str(text_of(conv), ", output_size ", output_size.value_or(at::IntArrayRef()));
+  };
+  return on_cut(x, D, *domain, options, [&](const at::Tensor& input, const ops::Cut& cut) {
     const ops::ConvArguments a = conv_arguments<D>(conv->options);
     return ops::conv_transpose(
         input, conv->weight, optional_of(conv->bias),

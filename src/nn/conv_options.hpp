@@ -1,8 +1,10 @@
 // torch::nn's convolution options as plain lists.
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/options/conv.h>
 
+#include <sstream>
 #include <string>
 #include <variant>
 
@@ -45,6 +47,14 @@ ops::ConvArguments conv_arguments(const torch::nn::detail::ConvNdOptions<D>& opt
     a.pad_after.push_back(total - total / 2);
   }
   return a;
+}
+
+/// For check mode: a convolution as it prints itself, and its weight.
+template <typename Module>
+std::string text_of(const Module& conv) {
+  std::ostringstream text;
+  text << *conv << " with a weight of " << conv->weight.sizes();
+  return text.str();
 }
 
 }  // namespace graticule

@@ -42,25 +42,30 @@ std::optional<comm::Domain> CutLayer::active_domain() const {
 }
 
 at::Tensor CutLayer::on_cut(const at::Tensor& x, int64_t spatial_dims, const comm::Domain& domain,
+                            const Described& options,
                             const std::function<at::Tensor(const at::Tensor&, const ops::Cut&)>& forward) {
   TORCH_CHECK_VALUE(x.dim() == spatial_dims + 2 || x.dim() == spatial_dims + 1, layer_, ": expected an input of ",
                     spatial_dims + 2, " dimensions, or ", spatial_dims + 1, " without a batch, got ", x.dim(),
-                    " (rank ", domain.rank(), " of ", domain.size(), ")");
+                    comm::where(domain));
   const bool batched = x.dim() == spatial_dims + 2;
   const at::Tensor input = batched ? x : x.unsqueeze(0);
   // A tensor of one spatial dimension can only be cut along it.
   const bool one_dimension = input.dim() == 3;
   const int64_t dim = one_dimension ? 2 : shard_dim_ < 0 ? shard_dim_ + input.dim() : shard_dim_;
   TORCH_CHECK_VALUE(dim >= 2 && dim < input.dim(), layer_, ": shard_dim ", shard_dim_,
-                    " is not a spatial dimension of an input of ", input.dim(), " dimensions (rank ", domain.rank(),
-                    " of ", domain.size(), ")");
-  const at::Tensor y = forward(input, cut_of(input, dim, domain));
+                    " is not a spatial dimension of an input of ", input.dim(), " dimensions", comm::where(domain));
+  const at::Tensor y = forward(input, cut_of(input, dim, domain, options));
   return batched ? y : y.squeeze(0);
 }
 
-ops::Cut CutLayer::cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain) {
+ops::Cut CutLayer::cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain, const Described& options) {
   if (comm::check_mode()) {
-    comm::check_equal(domain, layer_, c10::str("input ", x.dim(), "-D ", x.scalar_type(), " cut in dimension ", dim));
+    // The cut dimension's size is each rank's own.
+    std::vector<int64_t> across = x.sizes().vec();
+    across.erase(across.begin() + dim);
+    comm::check_equal(domain, layer_,
+                      c10::str("input of ", c10::IntArrayRef(across), " and ", x.scalar_type(), ", cut in dimension ",
+                               dim, "; ", options()));
     seen_.clear();
   }
   ops::Cut cut;

@@ -20,8 +20,10 @@ DomainParallelGroupNormImpl::DomainParallelGroupNormImpl(torch::nn::GroupNorm mo
 at::Tensor DomainParallelGroupNormImpl::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value()) return norm->forward(x);
-  return on_cut(x, x.dim() - 2, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
-    const auto optional_of = [](const at::Tensor& t) { return t.defined() ? std::optional(t) : std::nullopt; };
+  const auto options = [&] {
+    return c10::str(num_groups, " groups, eps ", eps, norm->weight.defined() ? ", affine" : "");
+  };
+  return on_cut(x, x.dim() - 2, *domain, options, [&](const at::Tensor& input, const ops::Cut& cut) {
     return ops::group_norm(input, num_groups, optional_of(norm->weight), optional_of(norm->bias), eps, cut);
   });
 }

@@ -16,7 +16,8 @@ HaloExchange::HaloExchange(int64_t width, int64_t dim, std::optional<comm::Domai
 at::Tensor HaloExchange::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value() || halo_width == 0) return x;
-  const ops::Cut cut = cut_of(x, at::maybe_wrap_dim(shard_dim(), x.dim()), *domain);
+  const ops::Cut cut =
+      cut_of(x, at::maybe_wrap_dim(shard_dim(), x.dim()), *domain, [&] { return c10::str("halo_width ", halo_width); });
   ops::RowExchange exchange;
   exchange.offsets = cut.in_offsets;
   for (int rank = 0; rank < domain->size(); ++rank) {

@@ -48,6 +48,13 @@ at::Tensor plain(const at::Tensor& x, const InterpolateOptions& o) {
   return torch::nn::functional::interpolate(x, options);
 }
 
+std::string text_of(const InterpolateOptions& o) {
+  const auto flag = [](std::optional<bool> value) { return !value.has_value() ? "unset" : *value ? "true" : "false"; };
+  return c10::str("mode ", o.mode, ", size ", c10::IntArrayRef(o.size), ", scale_factor ",
+                  c10::ArrayRef<double>(o.scale_factor), ", align_corners ", flag(o.align_corners),
+                  ", recompute_scale_factor ", flag(o.recompute_scale_factor), ", antialias ", o.antialias);
+}
+
 }  // namespace
 
 DomainParallelInterpolateImpl::DomainParallelInterpolateImpl(InterpolateOptions given, int64_t shard_dim,
@@ -69,13 +76,15 @@ DomainParallelInterpolateImpl::DomainParallelInterpolateImpl(std::vector<int64_t
 at::Tensor DomainParallelInterpolateImpl::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value()) return plain(x, options);
-  return on_cut(x, x.dim() - 2, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
-    const int64_t dims = input.dim() - 2;
-    return ops::interpolate(input,
-                            {one_each(options.size, dims), one_each(options.scale_factor, dims), options.mode,
-                             options.align_corners, options.recompute_scale_factor, options.antialias},
-                            cut);
-  });
+  return on_cut(
+      x, x.dim() - 2, *domain, [&] { return text_of(options); },
+      [&](const at::Tensor& input, const ops::Cut& cut) {
+        const int64_t dims = input.dim() - 2;
+        return ops::interpolate(input,
+                                {one_each(options.size, dims), one_each(options.scale_factor, dims), options.mode,
+                                 options.align_corners, options.recompute_scale_factor, options.antialias},
+                                cut);
+      });
 }
 
 }  // namespace graticule

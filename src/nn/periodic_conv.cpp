@@ -32,9 +32,10 @@ DomainParallelPeriodicConv2dImpl::DomainParallelPeriodicConv2dImpl(PeriodicConv2
 at::Tensor DomainParallelPeriodicConv2dImpl::forward(const at::Tensor& x) {
   const auto domain = active_domain();
   if (!domain.has_value()) return periodic_conv_->forward(x);
-  return on_cut(x, 2, *domain, [&](const at::Tensor& input, const ops::Cut& cut) {
-    const auto bias = conv->bias.defined() ? std::optional(conv->bias) : std::nullopt;
-    return ops::periodic_conv(input, conv->weight, bias, conv_arguments<2>(conv->options), {padding, padding}, cut);
+  const auto options = [&] { return c10::str(text_of(conv), ", periodic padding ", padding); };
+  return on_cut(x, 2, *domain, options, [&](const at::Tensor& input, const ops::Cut& cut) {
+    return ops::periodic_conv(input, conv->weight, optional_of(conv->bias), conv_arguments<2>(conv->options),
+                              {padding, padding}, cut);
   });
 }
 

@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
+#include <string>
+#include <utility>
+
 #include "graticule/comm/collectives.hpp"
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/row_exchange.hpp"
@@ -13,6 +17,11 @@ namespace {
 constexpr int64_t bucket_elements = int64_t{8} << 20;
 
 at::Tensor as_real(const at::Tensor& t) { return t.is_complex() ? at::view_as_real(t) : t; }
+
+// The type in which gradients of a parameter are added up.
+at::ScalarType sum_type(const at::Tensor& p) {
+  return p.scalar_type() == at::kDouble || p.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat;
+}
 
 // Adds up one bucket of gradients of one device and accumulation type.
 void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type, const comm::Domain& domain) {
@@ -28,10 +37,25 @@ void sync_bucket(const std::vector<at::Tensor>& parameters, at::ScalarType type,
   for (size_t i = 0; i < parameters.size(); ++i) {
     const at::Tensor& p = parameters[i];
     if (!p.grad().defined()) p.mutable_grad() = at::empty_like(p);
+    if (p.grad().is_conj()) p.mutable_grad() = p.grad().resolve_conj();
     const at::Tensor target = as_real(p.grad());
     target.copy_(bucket.narrow(0, begin, flat[i].numel()).view(target.sizes()));
     begin += flat[i].numel();
   }
+}
+
+void sync_in_buckets(const std::vector<at::Tensor>& parameters, at::ScalarType type, const comm::Domain& domain) {
+  std::vector<at::Tensor> bucket;
+  int64_t elements = 0;
+  for (const at::Tensor& p : parameters) {
+    bucket.push_back(p);
+    elements += p.numel();
+    if (elements < bucket_elements) continue;
+    sync_bucket(bucket, type, domain);
+    bucket.clear();
+    elements = 0;
+  }
+  sync_bucket(bucket, type, domain);
 }
 
 }  // namespace
@@ -58,35 +82,31 @@ void sync_domain_gradients(const std::vector<at::Tensor>& parameters, const comm
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> trained;
   for (const at::Tensor& p : parameters) {
-    if (p.requires_grad()) trained.push_back(p);
+    if (!p.requires_grad()) continue;
+    TORCH_CHECK_VALUE(!p.grad().defined() || p.grad().layout() == at::kStrided,
+                      "sync_domain_gradients: expected dense gradients, got a ", p.grad().layout(), " one of shape ",
+                      p.sizes(), comm::where(domain));
+    trained.push_back(p);
   }
   if (trained.empty()) return;
   std::vector<double> has_gradient;
   for (const at::Tensor& p : trained) has_gradient.push_back(p.grad().defined() ? 1 : 0);
-  at::Tensor counts = at::tensor(has_gradient, at::kDouble);
+  at::Tensor counts = at::tensor(has_gradient, at::kDouble).to(comm::steering_device(domain));
   // The parameters are part of the message: ranks with other ones must not add them up.
   comm::Facts facts;
   for (const at::Tensor& p : trained) facts.add(p.sizes().vec()).add(static_cast<int64_t>(p.scalar_type()));
   comm::all_reduce_sum_(domain, counts,
                         c10::str("sync_domain_gradients of ", trained.size(), " parameters (", facts.hash(), ")"));
 
-  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
-    std::vector<at::Tensor> bucket;
-    int64_t elements = 0;
-    for (size_t i = 0; i < trained.size(); ++i) {
-      const at::ScalarType own = trained[i].scalar_type();
-      const bool wide = own == at::kDouble || own == at::kComplexDouble;
-      if (counts[static_cast<int64_t>(i)].item<double>() == 0 || wide != (type == at::kDouble)) continue;
-      bucket.push_back(trained[i]);
-      elements += trained[i].numel();
-      if (elements >= bucket_elements) {
-        sync_bucket(bucket, type, domain);
-        bucket.clear();
-        elements = 0;
-      }
-    }
-    sync_bucket(bucket, type, domain);
+  counts = counts.cpu();
+
+  // Of one device and sum type each, in an order that all ranks share.
+  std::map<std::pair<std::string, at::ScalarType>, std::vector<at::Tensor>> alike;
+  for (size_t i = 0; i < trained.size(); ++i) {
+    if (counts[static_cast<int64_t>(i)].item<double>() == 0) continue;
+    alike[{trained[i].device().str(), sum_type(trained[i])}].push_back(trained[i]);
   }
+  for (const auto& [kind, of_kind] : alike) sync_in_buckets(of_kind, kind.second, domain);
 }
 
 }  // namespace graticule

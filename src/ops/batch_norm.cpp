@@ -54,7 +54,7 @@ comm::Domain checked_domain(const at::Tensor& x, const Arguments& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   TORCH_CHECK_VALUE(x.dim() >= 2 && a.dim >= 0 && a.dim < x.dim() && a.dim != 1, a.layer,
                     ": expected (N, C, ...) cut along another dimension than the channels, got ", x.dim(),
-                    " dimensions, cut along ", a.dim, rank_text(domain));
+                    " dimensions, cut along ", a.dim, comm::where(domain));
   check_own_rows(x, a.dim, a.offsets, a.layer, domain);
   return domain;
 }
@@ -108,7 +108,7 @@ Four forward(const at::Tensor& x, const Optional& weight, const Optional& bias, 
              int64_t dim, c10::string_view group, c10::string_view layer) {
   const Arguments a{offsets.vec(), dim, std::string(group), std::string(layer)};
   const comm::Domain domain = checked_domain(x, a);
-  const GroupNormSteps& steps = group_norm_steps(x, weight, bias);
+  const GroupNormSteps& steps = group_norm_steps(x, weight, bias, a.layer, domain);
   const at::Tensor input = steps.prepare(x, x);
   const NormTrace trace(a.layer, "forward", steps, domain.size(), !input.is_same(x), /*writes=*/true);
   const double values = x.size(0) == 0 ? 0 : values_on(x, a, x.size(dim)) / static_cast<double>(x.size(0));
@@ -121,7 +121,7 @@ Four forward(const at::Tensor& x, const Optional& weight, const Optional& bias, 
   const at::Tensor rstd = (moments[1] / total).add_(eps).rsqrt_();
   // Of squares that overflow uncut makes the bias, where a group normalisation makes NaN.
   moments.select(0, 1).clamp_max_(std::numeric_limits<double>::max());
-  at::Tensor y = at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x)));
+  at::Tensor y = halo::empty_with(x, x.sizes());
   if (x.numel() > 0) y = std::get<0>(steps.normalise(input, weight, bias, {for_each_sample(moments, x)}, {total}, eps));
   return {y, moments[0], rstd, moments[1]};
 }
@@ -131,7 +131,7 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
                c10::string_view layer, std::array<bool, 3> wanted) {
   const Arguments a{offsets.vec(), dim, std::string(group), std::string(layer)};
   const comm::Domain domain = checked_domain(x, a);
-  const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt);
+  const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt, a.layer, domain);
   const at::Tensor input = steps.prepare(x, x);
   const at::Tensor g = steps.prepare(grad, x);
   const NormTrace trace(a.layer, "backward", steps, domain.size(), !input.is_same(x) || !g.is_same(grad), wanted[0]);
@@ -149,7 +149,7 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
   if (wanted[2]) std::get<2>(result) = sums[1].to(type).clone();
   if (!wanted[0]) return result;
   if (x.numel() == 0) {
-    std::get<0>(result) = at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x)));
+    std::get<0>(result) = halo::empty_with(x, x.sizes());
     return result;
   }
   const at::Tensor group_sums = steps.group_sums(for_each_sample(sums, x), weight, x.size(1));
@@ -161,8 +161,7 @@ Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& me
 Four forward_meta(const at::Tensor& x, const Optional&, const Optional&, double, at::IntArrayRef, int64_t,
                   c10::string_view, c10::string_view) {
   const auto per_channel = [&] { return at::empty({x.size(1)}, x.options().dtype(at::kDouble)); };
-  return {at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x))), per_channel(), per_channel(),
-          per_channel()};
+  return {halo::empty_with(x, x.sizes()), per_channel(), per_channel(), per_channel()};
 }
 
 Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, const at::Tensor&,
@@ -172,8 +171,8 @@ Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, c
     const auto type = weight.has_value() && weight->defined() ? weight->scalar_type() : x.scalar_type();
     return at::empty({x.size(1)}, x.options().dtype(type));
   };
-  return {wanted[0] ? at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x))) : at::Tensor(),
-          wanted[1] ? parameter() : at::Tensor(), wanted[2] ? parameter() : at::Tensor()};
+  return {wanted[0] ? halo::empty_with(x, x.sizes()) : at::Tensor(), wanted[1] ? parameter() : at::Tensor(),
+          wanted[2] ? parameter() : at::Tensor()};
 }
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {

@@ -6,6 +6,7 @@
 
 #include "graticule/halo/memory_format.hpp"
 #include "halo/row_copy.hpp"
+#include "ops/call_trace.hpp"
 #include "ops/convolution_call.hpp"
 
 namespace graticule::ops {
@@ -51,12 +52,7 @@ void close_columns(const ConvolutionCall& c, at::Tensor& y, const at::Tensor& x,
 }
 
 ConvolutionHalo empty_halo(const at::Tensor& x, int64_t dim, const rows::Seams& kept) {
-  const auto like_x = [&](Interval rows) {
-    std::vector<int64_t> sizes = x.sizes().vec();
-    sizes[dim] = rows.size();
-    return at::empty(sizes, x.options().memory_format(halo::memory_format(x)));
-  };
-  return {like_x(kept.before), like_x(kept.after)};
+  return {halo::empty_rows(x, dim, kept.before.size()), halo::empty_rows(x, dim, kept.after.size())};
 }
 
 // Copies of what is to be kept of the forward windows, so that the windows themselves can go.
@@ -80,7 +76,7 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const Bias
                        const ConvolutionArguments& arguments, ConvolutionHalo* halo) {
   const ConvolutionCall c(x, weight, arguments);
   const Strips& strips = c.plan->forward;
-  const ConvolutionTrace trace(c.placement, "forward", strips);
+  const CallTrace trace(c.placement.layer, "forward", strips.reason);
   halo::Gather gather = c.start(x, strips);
   if (halo != nullptr) *halo = empty_halo(x, c.dim, c.plan->kept);
   if (c.output.empty()) {
@@ -144,11 +140,6 @@ ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, 
     keep_rows(c, c.start(x, c.plan->forward, c.plan->halo_tag).finish_parts(), halo);
   }
   return halo;
-}
-
-ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
-                                 const Placement& placement) {
-  return convolution_halo(x, weight, *find_arguments(options, placement));
 }
 
 }  // namespace graticule::ops

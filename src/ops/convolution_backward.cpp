@@ -11,6 +11,7 @@
 #include "graticule/halo/memory_format.hpp"
 #include "graticule/ops/convolution.hpp"
 #include "halo/row_copy.hpp"
+#include "ops/call_trace.hpp"
 #include "ops/convolution_call.hpp"
 
 namespace graticule::ops {
@@ -24,16 +25,10 @@ std::vector<int64_t> parameter_axes(const at::Tensor& grad) {
   return axes;
 }
 
-at::Tensor empty_with(const at::Tensor& like, std::vector<int64_t> sizes) {
-  return at::empty(sizes, like.options().memory_format(halo::memory_format(like)));
-}
-
 // Rows `own` of x, which is all of it, among `count` rows from `begin` on, zeros elsewhere.
 at::Tensor embed(const at::Tensor& x, int64_t dim, Interval own, int64_t begin, int64_t count) {
   if (begin == own.begin && count == own.size()) return x;
-  std::vector<int64_t> sizes = x.sizes().vec();
-  sizes[dim] = count;
-  at::Tensor result = empty_with(x, sizes);
+  at::Tensor result = halo::empty_rows(x, dim, count);
   const int64_t first = own.begin - begin;
   halo::clear_rows(result, 0, first, dim);
   halo::copy_rows(x, 0, result, first, own.size(), dim);
@@ -68,7 +63,7 @@ std::pair<at::Tensor, int64_t> input_gradient_strip(const ConvolutionCall& c, co
   }
   // Its values take no part in its own gradient.
   const auto gradients =
-      run_convolution_backward(window, empty_with(x, sizes), c.weight, c.plan->windows, {true, false, false});
+      run_convolution_backward(window, halo::empty_with(x, sizes), c.weight, c.plan->windows, {true, false, false});
   return {c.without_border(std::get<0>(gradients)), covered.begin};
 }
 
@@ -99,9 +94,7 @@ ConvolutionGradients backward_of_windows(const ConvolutionCall& c, const at::Ten
 at::Tensor rows_of_windows(const ConvolutionCall& c, const at::Tensor& x, const ConvolutionHalo& halo) {
   const Interval needed = rows::fine_rows(c.s, c.output);
   if (needed == c.input) return x;
-  std::vector<int64_t> sizes = x.sizes().vec();
-  sizes[c.dim] = needed.size();
-  at::Tensor result = empty_with(x, sizes);
+  at::Tensor result = halo::empty_rows(x, c.dim, needed.size());
   int64_t filled = needed.begin;
   // What is kept nowhere is zeros beyond the grid, or in no window.
   const auto clear_to = [&](int64_t row) {
@@ -298,7 +291,7 @@ ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tens
   const ConvolutionCall c(x, weight, arguments);
   check_gradient(c, grad);
   const Strips& strips = c.plan->backward;
-  const ConvolutionTrace trace(c.placement, "backward", strips);
+  const CallTrace trace(c.placement.layer, "backward", strips.reason);
   const bool by_output_rows = wanted[1] && c.plan->weight_by_output_rows;
   if (by_output_rows) check_halo(c, x, halo);
   halo::Gather gather = c.start(grad, strips);

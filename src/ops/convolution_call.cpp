@@ -56,20 +56,13 @@ at::Tensor ConvolutionCall::without_border(at::Tensor g, int64_t first) const {
 
 at::Tensor crop(const at::Tensor& t, int64_t dim, int64_t begin, Interval own) {
   if (begin == own.begin && t.size(dim) == own.size()) return t;
-  std::vector<int64_t> sizes = t.sizes().vec();
-  sizes[dim] = own.size();
-  at::Tensor result = at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
+  at::Tensor result = halo::empty_rows(t, dim, own.size());
   halo::copy_rows(t, own.begin - begin, result, 0, own.size(), dim);
   return result;
 }
 
 void overwrite(at::Tensor& result, Interval own, const at::Tensor& strip, int64_t begin, Interval rows, int64_t dim) {
   halo::copy_rows(strip, rows.begin - begin, result, rows.begin - own.begin, rows.size(), dim);
-}
-
-ConvolutionTrace::ConvolutionTrace(const Placement& placement, const char* direction, const Strips& strips)
-    : record_(at::RecordScope::FUNCTION) {
-  if (record_.isActive()) record_.before(placement.layer + " " + direction + ": " + strips.reason);
 }
 
 }  // namespace graticule::ops

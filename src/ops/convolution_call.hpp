@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/record_function.h>
 
 #include <array>
 #include <memory>
@@ -51,10 +50,10 @@ struct ConvolutionCall {
   }
   /// t, of x's columns, with the border that is more than zeros around it, in dimensions from `first` on but the cut.
   [[nodiscard]] at::Tensor bordered(at::Tensor t, int64_t first = 2) const;
+  /// The adjoint of bordered().
+  [[nodiscard]] at::Tensor without_border(at::Tensor g, int64_t first = 2) const;
   /// Of all output columns of dimension d, those whose windows reach over an edge of x.
   [[nodiscard]] rows::Seams edge_columns(int64_t d) const;
-  /// The adjoint: takes gradients of bordered columns.
-  [[nodiscard]] at::Tensor without_border(at::Tensor g, int64_t first = 2) const;
 };
 
 /// Rows `own` of a tensor that holds rows from `begin` on, in memory of their own where that is not all of them.
@@ -67,18 +66,10 @@ void overwrite(at::Tensor& result, rows::Interval own, const at::Tensor& strip, 
 /// The output; and, where it is asked for, the halo.
 at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        const ConvolutionArguments& arguments, ConvolutionHalo* halo);
+/// Those rows alone, where forward has not kept them: they travel once more, if there are any. All ranks must call.
 ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, const ConvolutionArguments& arguments);
 ConvolutionGradients convolution_backward(const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo,
                                           const at::Tensor& weight, const ConvolutionArguments& arguments,
                                           std::array<bool, 3> wanted);
-
-/// Tells profilers what a call does and why: an event named after the layer, the direction and the path.
-class ConvolutionTrace {
- public:
-  ConvolutionTrace(const Placement& placement, const char* direction, const Strips& strips);
-
- private:
-  at::RecordFunction record_;
-};
 
 }  // namespace graticule::ops

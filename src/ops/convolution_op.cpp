@@ -152,9 +152,7 @@ ConvolutionGradients backward_meta(const at::Tensor& grad, const at::Tensor& x, 
                                    GRATICULE_CONVOLUTION_ARGUMENTS, std::array<bool, 3> wanted) {
   (void)stride, (void)padding, (void)dilation, (void)transposed, (void)output_padding, (void)groups;
   (void)in_offsets, (void)out_offsets, (void)dim, (void)group, (void)layer, (void)row_boundary, (void)across_boundary;
-  const auto gradient_of = [](const at::Tensor& t) {
-    return at::empty(t.sizes(), t.options().memory_format(halo::memory_format(t)));
-  };
+  const auto gradient_of = [](const at::Tensor& t) { return halo::empty_with(t, t.sizes()); };
   return {wanted[0] ? gradient_of(x) : at::Tensor(), wanted[1] ? gradient_of(weight) : at::Tensor(),
           wanted[2] ? at::empty({grad.size(1)}, grad.options()) : at::Tensor()};
 }

@@ -7,10 +7,6 @@
 
 namespace graticule::ops {
 
-std::string rank_text(const comm::Domain& domain) {
-  return c10::str(" (rank ", domain.rank(), " of ", domain.size(), ")");
-}
-
 bool under_autocast(const at::Tensor& x) {
   const c10::DeviceType device = x.device().type();
   return at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
@@ -21,25 +17,26 @@ void check_own_rows(const at::Tensor& x, int64_t dim, const std::vector<int64_t>
   const int64_t rows = rows::Partition(offsets).interval(domain.rank()).size();
   if (x.size(dim) == rows) return;
   const std::string message =
-      c10::str(layer, ": expected ", rows, " rows in dimension ", dim, ", got ", x.size(dim), rank_text(domain));
+      c10::str(layer, ": expected ", rows, " rows in dimension ", dim, ", got ", x.size(dim), comm::where(domain));
   comm::poison(domain, message);
   TORCH_CHECK_VALUE(false, message);
 }
 
 void check_cut(const at::Tensor& x, const Cut& cut, const comm::Domain& domain) {
   TORCH_CHECK_TYPE(at::isFloatingType(x.scalar_type()), cut.layer, ": expected a real floating-point tensor, got ",
-                   x.scalar_type(), rank_text(domain));
+                   x.scalar_type(), comm::where(domain));
   TORCH_CHECK_VALUE(x.dim() >= 3 && x.dim() <= 5, cut.layer,
-                    ": expected a tensor of 3 to 5 dimensions (N, C, spatial...), got ", x.dim(), rank_text(domain));
+                    ": expected a tensor of 3 to 5 dimensions (N, C, spatial...), got ", x.dim(), comm::where(domain));
   TORCH_CHECK_VALUE(cut.dim >= 2 && cut.dim < x.dim(), cut.layer, ": expected the cut dimension to be one of 2 to ",
-                    x.dim() - 1, " (a spatial one), got ", cut.dim, rank_text(domain));
+                    x.dim() - 1, " (a spatial one), got ", cut.dim, comm::where(domain));
   TORCH_CHECK_VALUE(static_cast<int>(cut.in_offsets.size()) == domain.size() + 1, cut.layer, ": expected ",
-                    domain.size() + 1, " offsets of the input's rows, got ", cut.in_offsets.size(), rank_text(domain));
+                    domain.size() + 1, " offsets of the input's rows, got ", cut.in_offsets.size(),
+                    comm::where(domain));
   try {
     const rows::Partition input(cut.in_offsets);
-    TORCH_CHECK_VALUE(input.rows() >= 1, cut.layer, ": the whole input has no rows", rank_text(domain));
+    TORCH_CHECK_VALUE(input.rows() >= 1, cut.layer, ": the whole input has no rows", comm::where(domain));
   } catch (const std::invalid_argument& error) {
-    TORCH_CHECK_VALUE(false, cut.layer, ": input rows: ", error.what(), rank_text(domain));
+    TORCH_CHECK_VALUE(false, cut.layer, ": input rows: ", error.what(), comm::where(domain));
   }
 }
 
@@ -48,11 +45,11 @@ rows::Partition checked_output(const Cut& cut, int64_t rows, const comm::Domain&
   if (cut.out_offsets.empty()) return rows::output_partition(input, rows);
   TORCH_CHECK_VALUE(static_cast<int>(cut.out_offsets.size()) == domain.size() + 1 && cut.out_offsets.back() == rows,
                     cut.layer, ": expected ", domain.size() + 1, " offsets of the output's ", rows, " rows, got ",
-                    c10::IntArrayRef(cut.out_offsets), rank_text(domain));
+                    c10::IntArrayRef(cut.out_offsets), comm::where(domain));
   try {
     return rows::Partition(cut.out_offsets);
   } catch (const std::invalid_argument& error) {
-    TORCH_CHECK_VALUE(false, cut.layer, ": output rows: ", error.what(), rank_text(domain));
+    TORCH_CHECK_VALUE(false, cut.layer, ": output rows: ", error.what(), comm::where(domain));
   }
 }
 

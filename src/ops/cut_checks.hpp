@@ -27,7 +27,4 @@ void check_own_rows(const at::Tensor& x, int64_t dim, const std::vector<int64_t>
 /// Whether autocast is on for x's device; false on a device that knows none, such as meta.
 bool under_autocast(const at::Tensor& x);
 
-/// "(rank 1 of 4)", for the end of an error.
-std::string rank_text(const comm::Domain& domain);
-
 }  // namespace graticule::ops

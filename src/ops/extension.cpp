@@ -21,9 +21,7 @@ at::Tensor source_of(const at::Tensor& t, const HeldRows& place, const rows::Seg
 }  // namespace
 
 at::Tensor extended_rows(const at::Tensor& t, const HeldRows& place, rows::Interval wanted, rows::Boundary boundary) {
-  std::vector<int64_t> sizes = t.sizes().vec();
-  sizes[place.dim] = wanted.size();
-  at::Tensor result = at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
+  at::Tensor result = halo::empty_rows(t, place.dim, wanted.size());
   for (const rows::Segment& segment : segments_of(place, wanted, boundary)) {
     at::Tensor target = result.narrow(place.dim, segment.wanted - wanted.begin, segment.count);
     if (segment.owner < 0) {

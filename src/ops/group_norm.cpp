@@ -34,7 +34,7 @@ struct Saved : torch::CustomClassHolder {
 Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias, const GroupNormCall& a) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
   check_own_rows(x, a.dim, a.in_offsets, a.layer, domain);
-  const GroupNormSteps& steps = group_norm_steps(x, weight, bias);
+  const GroupNormSteps& steps = group_norm_steps(x, weight, bias, a.layer, domain);
   const at::Tensor input = steps.prepare(x, x);
   const NormTrace trace(a.layer, "forward", steps, domain.size(), !input.is_same(x), /*writes=*/true);
   const std::vector<at::Tensor> moments =
@@ -45,7 +45,7 @@ Three forward(const at::Tensor& x, const Optional& weight, const Optional& bias,
 Three backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                const Optional& weight, const GroupNormCall& a, std::array<bool, 3> wanted) {
   const comm::Domain domain = comm::Domain::from_group_name(a.group);
-  const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt);
+  const GroupNormSteps& steps = group_norm_steps(x, weight, std::nullopt, a.layer, domain);
   const at::Tensor input = steps.prepare(x, x);
   const at::Tensor g = steps.prepare(grad, x);
   const NormTrace trace(a.layer, "backward", steps, domain.size(), !input.is_same(x) || !g.is_same(grad), wanted[0]);
@@ -102,8 +102,7 @@ Three backward_kernel(const at::Tensor& grad, const at::Tensor& x, const at::Ten
 Three forward_meta(const at::Tensor& x, const Optional&, const Optional&, int64_t num_groups, double, at::IntArrayRef,
                    int64_t, c10::string_view, c10::string_view) {
   const at::Tensor statistics = at::empty({x.size(0), num_groups}, x.options().dtype(at::kDouble));
-  return {at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x))), statistics,
-          at::empty_like(statistics)};
+  return {halo::empty_with(x, x.sizes()), statistics, at::empty_like(statistics)};
 }
 
 Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, const at::Tensor&,
@@ -113,8 +112,8 @@ Three backward_meta(const at::Tensor&, const at::Tensor& x, const at::Tensor&, c
     const auto type = weight.has_value() ? weight->scalar_type() : x.scalar_type();
     return at::empty({x.size(1)}, x.options().dtype(type));
   };
-  return {wanted[0] ? at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x))) : at::Tensor(),
-          wanted[1] ? parameter() : at::Tensor(), wanted[2] ? parameter() : at::Tensor()};
+  return {wanted[0] ? halo::empty_with(x, x.sizes()) : at::Tensor(), wanted[1] ? parameter() : at::Tensor(),
+          wanted[2] ? parameter() : at::Tensor()};
 }
 
 struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
@@ -139,8 +138,9 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), affine && ctx->needs_input_grad(1),
                                      ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(affine ? 2 : 1)};
     const Optional weight = affine ? Optional(saved[3]) : std::nullopt;
-    auto [grad_x, grad_weight, grad_bias] =
-        call_backward(grads[0], saved[0], saved[1], saved[2], weight, a.view(), wanted);
+    // The other ranks' gradients want this one's sums, be they zeros.
+    const at::Tensor grad = grads[0].defined() ? grads[0] : at::zeros_like(saved[0]);
+    auto [grad_x, grad_weight, grad_bias] = call_backward(grad, saved[0], saved[1], saved[2], weight, a.view(), wanted);
     return {grad_x, grad_weight, grad_bias, Variable()};
   }
 };

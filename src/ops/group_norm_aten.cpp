@@ -118,14 +118,19 @@ const GroupNormSteps& aten_group_norm_steps() {
   return steps;
 }
 
-const GroupNormSteps& group_norm_steps(const at::Tensor& x, const Optional& weight, const Optional& bias) {
+const GroupNormSteps& group_norm_steps(const at::Tensor& x, const Optional& weight, const Optional& bias,
+                                       std::string_view layer, const comm::Domain& domain) {
   const auto here = [](const at::Tensor& t) {
     return t.device().is_cpu() && t.layout() == at::kStrided && has_loops(t.scalar_type());
   };
+  bool all_here = here(x);
   for (const Optional* parameter : {&weight, &bias}) {
-    if (parameter->has_value() && (*parameter)->defined() && !here(**parameter)) return aten_group_norm_steps();
+    if (!parameter->has_value() || !(*parameter)->defined()) continue;
+    TORCH_CHECK_VALUE((*parameter)->numel() == x.size(1), layer, ": expected a weight and a bias of ", x.size(1),
+                      " values, one for each channel, got ", (*parameter)->sizes(), comm::where(domain));
+    all_here = all_here && here(**parameter);
   }
-  return here(x) ? cpu_group_norm_steps() : aten_group_norm_steps();
+  return all_here ? cpu_group_norm_steps() : aten_group_norm_steps();
 }
 
 }  // namespace graticule::ops

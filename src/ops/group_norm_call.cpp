@@ -51,11 +51,11 @@ void check_parameter(const Optional& parameter, const at::Tensor& x, at::ScalarT
                      const Cut& cut, const comm::Domain& domain) {
   if (!parameter.has_value() || !parameter->defined()) return;
   TORCH_CHECK_VALUE(parameter->dim() == 1 && parameter->size(0) == x.size(1), cut.layer, ": expected a ", name, " of ",
-                    x.size(1), " values, got ", parameter->sizes(), rank_text(domain));
+                    x.size(1), " values, got ", parameter->sizes(), comm::where(domain));
   const at::ScalarType given = type == x.scalar_type() ? parameter->scalar_type() : type;
   const bool mixed = at::isReducedFloatingType(type) && given == at::kFloat;
   TORCH_CHECK_TYPE(mixed || given == type, cut.layer, ": expected a ", name, " of the input's dtype ", type, ", got ",
-                   given, rank_text(domain));
+                   given, comm::where(domain));
 }
 
 at::ScalarType check(const at::Tensor& x, const Optional& weight, const Optional& bias, const GroupNormView& view,
@@ -63,9 +63,9 @@ at::ScalarType check(const at::Tensor& x, const Optional& weight, const Optional
   const Cut cut{view.in_offsets.vec(), {}, view.dim, std::string(view.group), std::string(view.layer)};
   check_cut(x, cut, domain);
   TORCH_CHECK_VALUE(view.num_groups >= 1 && x.size(1) % view.num_groups == 0, cut.layer, ": ", view.num_groups,
-                    " groups do not divide ", x.size(1), " channels", rank_text(domain));
+                    " groups do not divide ", x.size(1), " channels", comm::where(domain));
   TORCH_CHECK_VALUE(x.size(0) * elements(x, view, cut.in_offsets.back()) != 1, cut.layer,
-                    ": expected more than one value to normalise, got one", rank_text(domain));
+                    ": expected more than one value to normalise, got one", comm::where(domain));
   const at::ScalarType type = under_autocast(x) ? autocast_type(x) : x.scalar_type();
   check_parameter(weight, x, type, "weight", cut, domain);
   check_parameter(bias, x, type, "bias", cut, domain);

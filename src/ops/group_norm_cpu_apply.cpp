@@ -74,9 +74,7 @@ bool past_caches(const Shape& shape) {
   return Staging<S>::in_place && bytes >= too_large;
 }
 
-at::Tensor result_like(const at::Tensor& x) {
-  return at::empty(x.sizes(), x.options().memory_format(halo::memory_format(x)));
-}
+at::Tensor result_like(const at::Tensor& x) { return halo::empty_with(x, x.sizes()); }
 
 // y = (x - centre) * scale + shift; coefficients in this order.
 template <class S>

@@ -24,7 +24,8 @@ struct Moments {
   }
 };
 
-/// T is float or double. Sums run in T over at most `block` terms a lane and go on in double. Ranges do not overlap.
+/// T is float or double. Sums run in T over at most `line_block` terms a lane and go on in double. Ranges do not
+/// overlap.
 ///
 /// What is written `past_caches` may be read by other threads after finish_streaming() (ops/vector_lanes.hpp).
 ///

@@ -7,10 +7,12 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "graticule/comm/domain.hpp"
 #include "ops/call_trace.hpp"
 
 namespace graticule::ops {
@@ -50,9 +52,10 @@ const GroupNormSteps& aten_group_norm_steps();
 /// For strided CPU tensors of float, double, half or bfloat16. Sums do not depend on the number of threads.
 const GroupNormSteps& cpu_group_norm_steps();
 
-/// The steps for these tensors.
+/// The steps for these tensors. Throws where weight or bias has another number of values than x has channels.
 const GroupNormSteps& group_norm_steps(const at::Tensor& x, const std::optional<at::Tensor>& weight,
-                                       const std::optional<at::Tensor>& bias);
+                                       const std::optional<at::Tensor>& bias, std::string_view layer,
+                                       const comm::Domain& domain);
 
 /// Tells profilers of a normalisation by these steps: "one pass, one collective, one pass". `copies`: the tensors had
 /// to be prepared; `writes`: there is a second pass.

@@ -38,7 +38,7 @@ bool is_weighted(const InterpolateArguments& a) {
 }
 
 void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
-  const std::string who = rank_text(domain);
+  const std::string who = comm::where(domain);
   const size_t dims = x.dim() - 2;
   const auto known = std::find(modes.begin(), modes.end(), a.mode);
   TORCH_CHECK_VALUE(known != modes.end(), cut.layer,
@@ -74,21 +74,21 @@ Resolved resolve(const at::Tensor& x, const InterpolateArguments& a, const Cut& 
     const int64_t output =
         a.size.empty() ? static_cast<int64_t>(std::floor(static_cast<double>(input) * a.scale_factor[i])) : a.size[i];
     TORCH_CHECK_VALUE(input >= 1 && output >= 1, cut.layer, ": interpolation of ", input, " to ", output,
-                      " in dimension ", dim, rank_text(domain));
+                      " in dimension ", dim, comm::where(domain));
     // Its forward then mixes up the rows that its backward gets right: there is no uncut answer to be equal to.
     TORCH_CHECK_VALUE(!(a.antialias && dim == x.dim() - 1 && output == 1), cut.layer,
                       ": antialiased interpolation to a last dimension of 1 is wrong in PyTorch itself",
-                      rank_text(domain));
+                      comm::where(domain));
     // On an H200 with torch 2.11 the gradient of channels_last rows was another one than the uncut layer's.
     TORCH_CHECK_NOT_IMPLEMENTED(!(keep_scale && a.mode == "nearest-exact" && !x.device().is_cpu() &&
                                   halo::memory_format(x) != at::MemoryFormat::Contiguous),
                                 cut.layer, ": mode nearest-exact by a scale factor on ", x.device(),
-                                ": expected contiguous memory or a size, got channels_last", rank_text(domain));
+                                ": expected contiguous memory or a size, got channels_last", comm::where(domain));
     // There a GPU's kernels take rows as they are forward, but not backward, or by the sizes of all dimensions.
     TORCH_CHECK_NOT_IMPLEMENTED(!(keep_scale && a.scale_factor[i] != 1 && input == output && !x.device().is_cpu()),
                                 cut.layer, ": a scale factor of ", a.scale_factor[i], " that keeps ", input,
                                 " rows as many, on ", x.device(), ": expected another factor or a size",
-                                rank_text(domain));
+                                comm::where(domain));
     result.size.push_back(output);
     result.scale.push_back(keep_scale ? std::optional<double>(a.scale_factor[i]) : std::nullopt);
   }
@@ -168,10 +168,11 @@ std::string row_mode(const at::Tensor& x, const InterpolateArguments& a, const R
 // sizes of all dimensions what to do with one, so that a shard would be treated otherwise than the whole.
 at::Tensor interpolate_by_matrix(const at::Tensor& x, int64_t dim, const InterpolateArguments& a, int64_t output,
                                  std::optional<double> scale) {
-  static const std::map<std::string, rows::Resampling> kinds{{"linear", rows::Resampling::linear},
-                                                             {"cubic", rows::Resampling::cubic},
-                                                             {"linear-antialias", rows::Resampling::linear_antialias},
-                                                             {"cubic-antialias", rows::Resampling::cubic_antialias}};
+  static const std::map<std::string, rows::ResamplingKind> kinds{
+      {"linear", rows::ResamplingKind::linear},
+      {"cubic", rows::ResamplingKind::cubic},
+      {"linear-antialias", rows::ResamplingKind::linear_antialias},
+      {"cubic-antialias", rows::ResamplingKind::cubic_antialias}};
   const rows::ResamplingGrid grid{x.size(dim), output, a.align_corners.value_or(false), scale};
   at::Tensor weights = at::zeros({x.size(dim), output}, at::kDouble);
   auto w = weights.accessor<double, 2>();

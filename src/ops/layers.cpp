@@ -1,13 +1,13 @@
 #include "graticule/ops/layers.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/record_function.h>
 #include <torch/library.h>
 
 #include <utility>
 
 #include "graticule/comm/domain.hpp"
 #include "graticule/rows/stencil.hpp"
+#include "ops/call_trace.hpp"
 #include "ops/convolution_op.hpp"
 #include "ops/padding.hpp"
 #include "ops/ready_convolution.hpp"
@@ -23,32 +23,34 @@ LayerCallView view_of(LayerKind kind, const ConvArguments& a, const Ints& more, 
           more, cut.in_offsets, cut.out_offsets, cut.dim,     cut.group,      cut.layer};
 }
 
-// Tells profilers of a copy that the convolution is given in place of the tensor.
-void trace_copy(const std::string& layer, const char* reason) {
-  at::RecordFunction record(at::RecordScope::FUNCTION);
-  if (record.isActive()) record.before(layer + " forward: a padded copy: " + reason);
+// Tells profilers of a copy that the convolution is given in place of the tensor, while it is made.
+CallTrace trace_copy(const std::string& layer, const char* reason) {
+  return {layer, "forward", "a padded copy: ", reason};
+}
+
+at::Tensor with_zeros(const ReadyConvolution& ready, const at::Tensor& x) {
+  const Placement& p = ready.placement;
+  const CallTrace trace = trace_copy(p.layer, "more zeros on one side than on the other");
+  const Cut cut{p.input.offsets(), p.output.offsets(), p.dim, p.group, p.layer};
+  return pad_across(x, ready.zeros_before, ready.zeros_after, "zeros", cut);
 }
 
 at::Tensor run(const ReadyConvolution& ready, const at::Tensor& x, const at::Tensor& weight,
                const std::optional<at::Tensor>& bias) {
-  const Placement& p = ready.placement;
-  if (ready.zeros_before.empty()) return call_convolution(x, weight, bias, ready.options, p);
-  trace_copy(p.layer, "more zeros on one side than on the other");
-  const Cut cut{p.input.offsets(), p.output.offsets(), p.dim, p.group, p.layer};
-  return call_convolution(pad_across(x, ready.zeros_before, ready.zeros_after, "zeros", cut), weight, bias,
-                          ready.options, p);
+  return call_convolution(ready.zeros_before.empty() ? x : with_zeros(ready, x), weight, bias, ready.options,
+                          ready.placement);
 }
 
 // Copies of x's rows with the border around them, and their cut.
 std::pair<at::Tensor, Cut> pad(const at::Tensor& x, const Border& border, const ConvArguments& a, int64_t kernel_rows,
-                               const Cut& cut) {
+                               const Cut& cut, const char* reason) {
+  const CallTrace trace = trace_copy(cut.layer, reason);
   const size_t i = cut.dim - 2;
   const at::Tensor padded = pad_across(pad_rows(x, border.before[i], border.after[i], border.along, cut), border.before,
                                        border.after, border.across, cut);
   Cut padded_cut = cut;
   padded_cut.in_offsets = padded_offsets(cut.in_offsets, border.before[i], border.after[i]);
-  if (padded_cut.out_offsets.empty() && i < a.stride.size() && i < a.dilation.size() && i < a.pad_before.size() &&
-      i < a.pad_after.size()) {
+  if (padded_cut.out_offsets.empty()) {
     // The default cut follows the unpadded input: padding must not change it.
     const rows::Stencil s{kernel_rows, a.stride[i], a.pad_before[i], a.dilation[i]};
     const int64_t output_rows = rows::coarse_size(s, padded_cut.in_offsets.back(), a.pad_after[i]);
@@ -73,8 +75,7 @@ at::Tensor call(const at::Tensor& x, const at::Tensor& weight, const std::option
     rest.padding_mode = "zeros";
   }
   const Cut cut = cut_of(view);
-  trace_copy(cut.layer, ready->copy_reason);
-  const auto [padded, padded_cut] = pad(x, border, rest, weight.size(cut.dim), cut);
+  const auto [padded, padded_cut] = pad(x, border, rest, weight.size(cut.dim), cut, ready->copy_reason);
   return conv(padded, weight, bias, rest, padded_cut);
 }
 

@@ -27,7 +27,7 @@ void check_padding(int64_t before, int64_t after, int64_t size, const std::strin
   const int64_t most = std::max(before, after);
   const bool fits = mode == "reflect" ? most < size : mode == "circular" ? most <= size : true;
   TORCH_CHECK_VALUE(fits && before >= 0 && after >= 0, cut.layer, ": ", mode, " padding of ", before, " and ", after,
-                    " does not fit a dimension of ", size, rank_text(comm::Domain::from_group_name(cut.group)));
+                    " does not fit a dimension of ", size, comm::where(comm::Domain::from_group_name(cut.group)));
 }
 
 std::vector<int64_t> padded_offsets(const std::vector<int64_t>& offsets, int64_t before, int64_t after) {

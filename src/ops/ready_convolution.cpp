@@ -30,36 +30,36 @@ bool all_zero(const Ints& values) {
 void check_list(const Ints& values, int64_t dims, int64_t least, const char* name, const Cut& cut,
                 const comm::Domain& domain) {
   TORCH_CHECK_VALUE(static_cast<int64_t>(values.size()) == dims, cut.layer, ": expected ", dims, " values of ", name,
-                    ", got ", values.size(), rank_text(domain));
+                    ", got ", values.size(), comm::where(domain));
   for (const int64_t value : values) {
     TORCH_CHECK_VALUE(value >= least, cut.layer, ": expected every ", name, " to be at least ", least, ", got ",
-                      c10::IntArrayRef(values), rank_text(domain));
+                      c10::IntArrayRef(values), comm::where(domain));
   }
 }
 
 void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, int64_t groups,
                   bool transposed, const Cut& cut, const comm::Domain& domain) {
   TORCH_CHECK_VALUE(weight.dim() == x.dim(), cut.layer, ": expected an input of ", weight.dim(),
-                    " dimensions (batched), got ", x.dim(), rank_text(domain));
+                    " dimensions (batched), got ", x.dim(), comm::where(domain));
   TORCH_CHECK_VALUE(groups >= 1 && weight.size(0) % groups == 0, cut.layer, ": ", groups,
-                    " groups do not divide a weight of ", weight.size(0), " channels", rank_text(domain));
+                    " groups do not divide a weight of ", weight.size(0), " channels", comm::where(domain));
   const int64_t channels = transposed ? weight.size(0) : weight.size(1) * groups;
   // Uncut, the result of none has no channels either, whatever the weight says.
   TORCH_CHECK_VALUE(channels >= 1, cut.layer, ": expected a weight of at least one input channel, got ", weight.sizes(),
-                    rank_text(domain));
+                    comm::where(domain));
   TORCH_CHECK_VALUE(x.size(1) == channels, cut.layer, ": expected an input of ", channels, " channels, got ", x.size(1),
-                    rank_text(domain));
+                    comm::where(domain));
   const bool autocast = under_autocast(x);
   TORCH_CHECK_TYPE(autocast || x.scalar_type() == weight.scalar_type(), cut.layer,
                    ": expected an input of the weight's dtype ", weight.scalar_type(), ", got ", x.scalar_type(),
-                   rank_text(domain));
+                   comm::where(domain));
   if (bias.has_value() && bias->defined()) {
     const int64_t outputs = transposed ? weight.size(1) * groups : weight.size(0);
     TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == outputs, cut.layer, ": expected a bias of ", outputs,
-                      " values, got ", bias->sizes(), rank_text(domain));
+                      " values, got ", bias->sizes(), comm::where(domain));
     TORCH_CHECK_TYPE(autocast || bias->scalar_type() == weight.scalar_type(), cut.layer,
                      ": expected a bias of the weight's dtype ", weight.scalar_type(), ", got ", bias->scalar_type(),
-                     rank_text(domain));
+                     comm::where(domain));
   }
 }
 
@@ -86,7 +86,7 @@ Ready zero_padded_conv(const at::Tensor& x, const at::Tensor& weight, const Conv
     const int64_t output = rows::coarse_size(s, whole_size(x, dim, cut), a.pad_after[i]);
     TORCH_CHECK_VALUE(output >= 1, cut.layer, ": a window of ", s.span(), " rows is larger than the padded input of ",
                       whole_size(x, dim, cut) + a.pad_before[i] + a.pad_after[i], " in dimension ", dim,
-                      rank_text(domain));
+                      comm::where(domain));
     if (dim == cut.dim) {
       ready.placement = placement_of(cut, output, domain);
       continue;
@@ -151,7 +151,7 @@ Ready resolve_conv(const at::Tensor& x, const at::Tensor& weight, const std::opt
   if (a.padding_mode == "zeros") return zero_padded_conv(x, weight, a, cut, domain);
   TORCH_CHECK_VALUE(a.padding_mode == "reflect" || a.padding_mode == "replicate" || a.padding_mode == "circular",
                     cut.layer, ": expected padding_mode zeros, reflect, replicate or circular, got ", a.padding_mode,
-                    rank_text(domain));
+                    comm::where(domain));
   return bordered_conv(x, weight, a, border, cut, domain);
 }
 
@@ -169,11 +169,11 @@ Ready resolve_transposed(const at::Tensor& x, const at::Tensor& weight, const st
     TORCH_CHECK_VALUE(output_padding[i] < std::max(a.stride[i], a.dilation[i]), cut.layer,
                       ": output padding must be smaller than stride or dilation, got output_padding ",
                       c10::IntArrayRef(output_padding), ", stride ", c10::IntArrayRef(a.stride), ", dilation ",
-                      c10::IntArrayRef(a.dilation), rank_text(domain));
+                      c10::IntArrayRef(a.dilation), comm::where(domain));
     const rows::Stencil s{weight.size(dim), a.stride[i], a.pad_before[i], a.dilation[i]};
     const int64_t output = rows::fine_size(s, whole_size(x, dim, cut), output_padding[i]);
     TORCH_CHECK_VALUE(output >= 1, cut.layer, ": an input of ", whole_size(x, dim, cut), " in dimension ", dim,
-                      " gives an output of ", output, ", too small", rank_text(domain));
+                      " gives an output of ", output, ", too small", comm::where(domain));
     if (dim == cut.dim) output_rows = output;
   }
   return ready_call({{a.stride, a.pad_before, a.dilation, true, output_padding, a.groups},
@@ -187,10 +187,11 @@ Ready resolve_periodic(const at::Tensor& x, const at::Tensor& weight, const std:
   check_cut(x, cut, domain);
   TORCH_CHECK_VALUE(x.dim() == 4 && cut.dim == 2, cut.layer,
                     ": expected a tensor (N, C, H, W) cut along H (dimension 2), got ", x.dim(),
-                    " dimensions cut along ", cut.dim, rank_text(domain));
+                    " dimensions cut along ", cut.dim, comm::where(domain));
   check_weight(x, weight, bias, a.groups, false, cut, domain);
+  check_lists(a, 2, cut, domain);
   check_list(border.before, 2, 0, "padding", cut, domain);
-  const bool closed = all_zero(a.pad_before) && all_zero(a.pad_after) && a.stride.size() == 2 && a.dilation.size() == 2;
+  const bool closed = all_zero(a.pad_before) && all_zero(a.pad_after);
   return closed ? bordered_conv(x, weight, a, border, cut, domain) : padded_copy("the layer pads twice");
 }
 

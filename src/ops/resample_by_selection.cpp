@@ -44,8 +44,7 @@ at::Tensor resample_by_selection(const at::Tensor& t, const Resampling& r, const
   const CallTrace trace(call.layer, call.direction, "rows selected from a copy with its halo");
   auto plan = halo::find_plan(r.outside->partition, r.needs, rows::Boundary::none, r.outside->rank);
   const at::Tensor window = halo::Gather(t, std::move(plan), {call.dim}, call.domain, call.layer, r.facts).finish();
-  at::Tensor result =
-      at::empty(resampled_sizes(t.sizes(), r, call.dim), t.options().memory_format(halo::memory_format(t))).zero_();
+  at::Tensor result = halo::empty_with(t, resampled_sizes(t.sizes(), r, call.dim)).zero_();
   for (int64_t tap = 0; tap < r.rows.most_taps(); ++tap) add(result, window, call.dim, select(r, tap));
   return result;
 }

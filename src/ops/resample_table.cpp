@@ -61,7 +61,7 @@ ResampleTable transposed_table_of(const std::vector<Taps<double>>& taps, Interva
 }
 
 LineTable line_table_of(const ResampleTable& table, Interval sources) {
-  LineTable line{table.size(), std::max<int64_t>(table.most_taps(), 1), false, sources.size(), {}, {}};
+  LineTable line{table.size(), std::max<int64_t>(table.most_taps(), 1), false, {}, {}};
   for (int64_t tap = 0; tap < line.taps; ++tap) {
     for (int64_t i = 0; i < line.size; ++i) {
       const bool there = tap < table.taps(i);

@@ -48,12 +48,11 @@ struct ResampleTable {
 };
 
 /// The same with equally many taps for each result, tap by tap: tap t of result i is entry t * size + i. A result that
-/// has fewer takes source number source_count, a zero behind them, by weight zero.
+/// has fewer takes a zero behind the sources, by weight zero, and the table is `padded`.
 struct LineTable {
   int64_t size = 0;
   int64_t taps = 0;
   bool padded = false;
-  int64_t source_count = 0;  ///< sources, without the zero that a padded table needs behind them
   std::vector<int32_t> sources;
   ResampleWeights weights;
 };

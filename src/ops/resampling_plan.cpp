@@ -79,13 +79,13 @@ std::vector<Taps<double>> nearest_adjoint_taps(const ResamplingKey& key, int64_t
   return result;
 }
 
-rows::Resampling kind_of(const std::string& mode) {
-  if (mode == "linear" || mode == "linear-with-zeros") return rows::Resampling::linear;
-  if (mode == "cubic" || mode == "cubic-copied-back") return rows::Resampling::cubic;
-  if (mode == "linear-antialias") return rows::Resampling::linear_antialias;
-  if (mode == "cubic-antialias") return rows::Resampling::cubic_antialias;
+rows::ResamplingKind kind_of(const std::string& mode) {
+  if (mode == "linear" || mode == "linear-with-zeros") return rows::ResamplingKind::linear;
+  if (mode == "cubic" || mode == "cubic-copied-back") return rows::ResamplingKind::cubic;
+  if (mode == "linear-antialias") return rows::ResamplingKind::linear_antialias;
+  if (mode == "cubic-antialias") return rows::ResamplingKind::cubic_antialias;
   TORCH_CHECK_VALUE(mode == "area", "unknown interpolation ", mode);
-  return rows::Resampling::area;
+  return rows::ResamplingKind::area;
 }
 
 // Whether ATen's code multiplies and adds at once: what is compiled for the build's own instruction set, and the
@@ -102,13 +102,13 @@ bool kernels_fuse() { return true; }
 #endif
 
 template <typename Real>
-Taps<double> taps_in(rows::Resampling kind, const rows::ResamplingGrid& grid, int64_t row) {
+Taps<double> taps_in(rows::ResamplingKind kind, const rows::ResamplingGrid& grid, int64_t row) {
   const Taps<Real> taps = rows::resampling_taps<Real>(kind, grid, row);
   return {taps.rows, std::vector<double>(taps.weights.begin(), taps.weights.end())};
 }
 
 std::vector<Taps<double>> weighted_taps(const ResamplingKey& key, const rows::ResamplingGrid& grid) {
-  const rows::Resampling kind = kind_of(key.mode);
+  const rows::ResamplingKind kind = kind_of(key.mode);
   std::vector<Taps<double>> result;
   for (int64_t row = 0; row < grid.output; ++row) {
     result.push_back(key.wide ? taps_in<double>(kind, grid, row) : taps_in<float>(kind, grid, row));

@@ -5,10 +5,12 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <sstream>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 
+#include "graticule/comm/check.hpp"
 #include "graticule/comm/domain.hpp"
 #include "graticule/halo/exchange.hpp"
 #include "graticule/halo/memory_format.hpp"
@@ -101,9 +103,7 @@ Tensors run(at::TensorList tensors, const View& e, const char* what) {
 
 at::Tensor shaped(const at::Tensor& t, int64_t dim, int64_t count) {
   TORCH_CHECK(dim >= 0 && dim < t.dim(), "gather_rows: dimension ", dim, " is not one of ", t.dim());
-  std::vector<int64_t> sizes = t.sizes().vec();
-  sizes[dim] = count;
-  return at::empty(sizes, t.options().memory_format(halo::memory_format(t)));
+  return halo::empty_rows(t, dim, count);
 }
 
 #define GRATICULE_EXCHANGE_ARGUMENTS                                                                             \
@@ -318,29 +318,43 @@ struct Places {
   }
 };
 
-Tensors tensors_of(const std::vector<RowsOf>& rows) {
-  Tensors result;
-  for (const RowsOf& t : rows) result.push_back(t.tensor);
-  return result;
+// Where check mode is on: that all ranks make the same call.
+void compare(const char* what, const std::vector<RowsOf>& tensors, const RowExchange& e) {
+  if (!comm::check_mode()) return;
+  std::ostringstream facts;
+  facts << "rows " << c10::IntArrayRef(e.begins) << " to " << c10::IntArrayRef(e.ends) << " of "
+        << c10::IntArrayRef(e.offsets) << " beyond which are " << e.boundary << (e.row_on_pole ? ", row on pole" : "");
+  for (const RowsOf& t : tensors) {
+    std::vector<int64_t> across = t.tensor.sizes().vec();
+    if (t.dim >= 0 && t.dim < t.tensor.dim()) across.erase(across.begin() + t.dim);
+    facts << "; " << c10::IntArrayRef(across) << ' ' << t.tensor.scalar_type() << " cut along " << t.dim << ", lon_dim "
+          << t.lon_dim << (t.flip_sign ? ", flipped" : "");
+  }
+  comm::check_equal(comm::Domain::from_group_name(e.group), what, facts.str());
+}
+
+at::Tensor exchanged(bool gathers, const at::Tensor& t, const RowExchange& e) {
+  const std::vector<RowsOf> tensors{{t, e.dim, e.lon_dim, e.flip_sign}};
+  compare(gathers ? "gather_rows" : "fold_rows", tensors, e);
+  return call_one(gathers, t, Places(tensors).view(e));
+}
+
+Tensors exchanged(bool gathers, const std::vector<RowsOf>& tensors, const RowExchange& e) {
+  compare(gathers ? "gather_rows" : "fold_rows", tensors, e);
+  Tensors values;
+  for (const RowsOf& t : tensors) values.push_back(t.tensor);
+  return call_each(gathers, values, Places(tensors).view(e));
 }
 
 }  // namespace
 
-at::Tensor gather_rows(const at::Tensor& x, const RowExchange& e) {
-  return call_one(true, x, Places({{x, e.dim, e.lon_dim, e.flip_sign}}).view(e));
-}
+at::Tensor gather_rows(const at::Tensor& x, const RowExchange& e) { return exchanged(true, x, e); }
 
-at::Tensor fold_rows(const at::Tensor& g, const RowExchange& e) {
-  return call_one(false, g, Places({{g, e.dim, e.lon_dim, e.flip_sign}}).view(e));
-}
+at::Tensor fold_rows(const at::Tensor& g, const RowExchange& e) { return exchanged(false, g, e); }
 
-Tensors gather_rows(const std::vector<RowsOf>& xs, const RowExchange& exchange) {
-  return call_each(true, tensors_of(xs), Places(xs).view(exchange));
-}
+Tensors gather_rows(const std::vector<RowsOf>& xs, const RowExchange& e) { return exchanged(true, xs, e); }
 
-Tensors fold_rows(const std::vector<RowsOf>& gs, const RowExchange& exchange) {
-  return call_each(false, tensors_of(gs), Places(gs).view(exchange));
-}
+Tensors fold_rows(const std::vector<RowsOf>& gs, const RowExchange& e) { return exchanged(false, gs, e); }
 
 TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def(

@@ -138,7 +138,7 @@ Strips make_strips(const Stencil& s, const Direction& d, const Seams& found, con
 }
 
 // The facts of one call, ready to plan.
-struct Facts {
+struct ConvolutionFacts {
   Stencil s;
   bool transposed;
   Boundary boundary;
@@ -235,8 +235,8 @@ struct Facts {
   }
 };
 
-// The rows that the forward exchange brings, beside this rank's own, for rows `output`. An output row may lie anywhere.
-Seams kept_rows(const Facts& facts, int rank, const Strips& forward) {
+// The rows that the forward exchange brings, beside this rank's own, for its output. An output row may lie anywhere.
+Seams kept_rows(const ConvolutionFacts& facts, int rank, const Strips& forward) {
   const Interval own = facts.input.interval(rank);
   Interval needed = rows::fine_rows(facts.s, facts.output.interval(rank));
   if (facts.boundary == Boundary::zeros) needed = rows::intersect(needed, {0, facts.input.rows()});
@@ -249,7 +249,7 @@ Seams kept_rows(const Facts& facts, int rank, const Strips& forward) {
 // A rank in place finds what others' rows of grad add to its part of the weight's gradient in the strips; one of whole
 // windows would compute that part over all of them again. So if one takes whole windows, every rank's part is what its
 // own rows of grad give.
-bool goes_by_output_rows(const Facts& facts, const std::vector<Strips>& backward) {
+bool goes_by_output_rows(const ConvolutionFacts& facts, const std::vector<Strips>& backward) {
   for (int r = 0; r < facts.input.ranks(); ++r) {
     if (!facts.transposed && backward[r].whole && !facts.input.interval(r).empty()) return true;
   }
@@ -266,8 +266,8 @@ std::shared_ptr<const rows::ExchangePlan> exchange_of(const std::vector<Strips>&
   return std::make_shared<const rows::ExchangePlan>(source, std::move(parts), boundary, rank);
 }
 
-Facts facts_of(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& o, const Placement& p,
-               at::IntArrayRef out_sizes) {
+ConvolutionFacts facts_of(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& o,
+                          const Placement& p, at::IntArrayRef out_sizes) {
   const Stencil s = stencil(o, weight, p.dim);
   const int64_t in_positions = positions_per_row(x.sizes(), p.dim);
   const int64_t out_positions = positions_per_row(out_sizes, p.dim);
@@ -293,7 +293,7 @@ Facts facts_of(const at::Tensor& x, const at::Tensor& weight, const ConvolutionO
 }
 
 // Everything but what only the tensors tell.
-StripPlan make_plan(const Facts& facts, int rank) {
+StripPlan make_plan(const ConvolutionFacts& facts, int rank) {
   std::vector<Strips> forward;
   std::vector<Strips> backward;
   for (int r = 0; r < facts.input.ranks(); ++r) {
@@ -361,7 +361,7 @@ std::shared_ptr<const StripPlan> find_strip_plan(const at::Tensor& x, const at::
     TORCH_CHECK_VALUE(rank < p.input.ranks() && rank < p.output.ranks(), p.layer, ": rows cut over ", p.input.ranks(),
                       " and ", p.output.ranks(), " ranks, called on rank ", rank);
     const std::vector<int64_t> out_sizes = output_sizes(x, weight, o, p.dim, p.output.interval(rank).size());
-    const Facts facts = facts_of(x, weight, o, p, out_sizes);
+    const ConvolutionFacts facts = facts_of(x, weight, o, p, out_sizes);
     TORCH_CHECK_VALUE(takes_boundary(facts.s, p.input, p.output.rows(), o.row_boundary), p.layer,
                       ": a convolution alone cannot make the rows beyond a grid of ", p.input.rows(), " rows for ",
                       p.output.rows(), " output rows, on rank ", rank);

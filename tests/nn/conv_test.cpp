@@ -119,12 +119,14 @@ TEST(DomainParallelConvTranspose3d, IsTheUncutModule) {
 }
 
 TEST(DomainParallelConvTranspose2d, TakesTheWholeGridsOutputSize) {
-  const auto serial =
-      filled(torch::nn::ConvTranspose2d(torch::nn::ConvTranspose2dOptions(4, 6, 3).stride(2).padding(1)));
-  for (const Ints& size : {Ints{21, 11}, Ints{22, 12}}) {
+  const auto options = torch::nn::ConvTranspose2dOptions(4, 6, 3).stride(2).padding(1);
+  const auto serial = filled(torch::nn::ConvTranspose2d(options));
+  // torch's modules in C++ work out what is missing from the size as if nothing were dilated.
+  const auto dilated = filled(torch::nn::ConvTranspose2d(torch::nn::ConvTranspose2dOptions(options).dilation(2)));
+  for (const auto& [of, size] : {std::pair{serial, Ints{21, 11}}, {serial, Ints{22, 12}}, {dilated, Ints{22, 11}}}) {
     for (const Ints& offsets : cuts) {
-      const auto layer = [&](const at::Tensor& x, const std::optional<Domain>& domain) -> Called {
-        auto conv = copy_of(serial);
+      const auto layer = [&, of = of, size = size](const at::Tensor& x, const std::optional<Domain>& domain) -> Called {
+        auto conv = copy_of(of);
         if (!domain.has_value()) return {conv->forward(x, size), conv->parameters()};
         DomainParallelConvTranspose2d cut(conv, -2, domain);
         return {cut->forward(x, size), conv->parameters()};
@@ -138,6 +140,12 @@ TEST(DomainParallelConvTranspose2d, TakesTheWholeGridsOutputSize) {
     EXPECT_TRUE(contains(error_of([&] { cut->forward(x, Ints{30, 11}); }), "an output_size of 19 to 20"));
     EXPECT_TRUE(contains(error_of([&] { cut->forward(x, Ints{19}); }), "an output_size of 2 or 4 values, got 1"));
   });
+}
+
+TEST(DomainParallelConvTranspose2d, RefusesAStrideOfZero) {
+  const torch::nn::ConvTranspose2d conv(torch::nn::ConvTranspose2dOptions(4, 6, 3).stride(0));
+  EXPECT_TRUE(contains(error_of([&] { DomainParallelConvTranspose2d cut(conv); }),
+                       "DomainParallelConvTranspose2d: expected every stride to be at least 1, got [0, 0]"));
 }
 
 int64_t halo(int64_t kernel, int64_t stride, int64_t padding, int64_t dilation = 1) {

@@ -3,13 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <functional>
 
 #include "graticule/comm/exchange.hpp"
 #include "graticule/comm/thread_group.hpp"
 #include "graticule/nn/conv.hpp"
 #include "graticule/nn/group_norm.hpp"
+#include "graticule/nn/interpolate.hpp"
 #include "graticule/nn/periodic_conv.hpp"
 #include "graticule/nn/sharding.hpp"
+#include "graticule/ops/row_exchange.hpp"
 #include "nn/copy.hpp"
 #include "support/environment.hpp"
 #include "support/errors.hpp"
@@ -143,6 +146,36 @@ TEST(Cuts, CheckModeNamesTheRankThatDiffers) {
   });
 }
 
+TEST(Cuts, CheckModeComparesOptionsAndShapes) {
+  const EnvironmentVariable check("GRATICULE_CHECK", "1");
+  const auto differ = [](const std::function<void(const Domain&, bool)>& call) {
+    run_ranks(2, [&](const Domain& domain) {
+      EXPECT_TRUE(contains(error_of([&] { call(domain, domain.rank() == 1); }), "the ranks differ"));
+    });
+  };
+  // Without a halo no message would tell.
+  differ([](const Domain& domain, bool other) {
+    const auto options = torch::nn::Conv2dOptions(4, 4, 2).stride({2, other ? 1 : 2});
+    DomainParallelConv2d(torch::nn::Conv2d(options), -2, domain)->forward(at::ones({1, 4, 4, 6}));
+  });
+  differ([](const Domain& domain, bool other) {
+    DomainParallelConv2d(torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 1)), -2, domain)
+        ->forward(at::ones({other ? 1 : 2, 4, 4, 6}));
+  });
+  differ([](const Domain& domain, bool other) {
+    DomainParallelInterpolate({8, 6}, other ? "nearest" : "nearest-exact", -2, domain)->forward(at::ones({1, 4, 2, 6}));
+  });
+  differ([](const Domain& domain, bool other) {
+    DomainParallelGroupNorm norm(torch::nn::GroupNorm(torch::nn::GroupNormOptions(2, 4)), -2, domain);
+    if (other) norm->eps = 1;
+    norm->forward(at::ones({1, 4, 2, 6}));
+  });
+  differ([](const Domain& domain, bool other) {
+    ops::RowExchange rows{{0, 2, 4}, {0, 2}, {2, 4}, other ? "zeros" : "none", 2, -1, true, false, domain.name()};
+    ops::gather_rows(at::ones({1, 4, 2, 6}), rows);
+  });
+}
+
 TEST(Sharding, ShardAndGatherAreInverse) {
   for (const int ranks : {1, 2, 3, 5}) {
     for (const int64_t rows : {1, 4, 11}) {
@@ -204,6 +237,18 @@ TEST(SyncDomainGradients, AddsUpWhatTheRanksHave) {
     EXPECT_FALSE(p[5].grad().defined()) << "no rank has a gradient for it";
     expect(6, 3);
     expect(7, 0.5);
+  });
+}
+
+TEST(SyncDomainGradients, OfALazilyConjugatedGradientAndOfNoSparseOne) {
+  run_ranks(2, [](const Domain& domain) {
+    std::vector<at::Tensor> p{parameter({2}, at::kComplexFloat, 1)};
+    p[0].mutable_grad() = at::full({2}, c10::complex<float>(1, 2)).conj();
+    sync_domain_gradients(p, domain);
+    EXPECT_TRUE(at::equal(p[0].grad(), at::full({2}, c10::complex<float>(2, -4))));
+    p[0] = parameter({2}, at::kFloat, 1);
+    p[0].mutable_grad() = p[0].grad().to_sparse();
+    EXPECT_TRUE(contains(error_of([&] { sync_domain_gradients(p, domain); }), "expected dense gradients"));
   });
 }
 

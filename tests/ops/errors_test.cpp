@@ -122,6 +122,15 @@ TEST(OpErrors, PeriodicConvolution) {
     });
   };
   refused("cut along H", image(), 3, {1, 1});
+  const auto of_its_convolution = [](const std::string& part, const ConvArguments& a) {
+    expect_refused(part, [&](const Cut& cut) { periodic_conv(image(), kernel(), std::nullopt, a, {1, 1}, cut); });
+  };
+  for (const int64_t padding : {0, 1}) {
+    const std::vector<int64_t> pads(2, padding);
+    of_its_convolution("every stride to be at least 1", {{0, 1}, pads, pads, "zeros", {1, 1}, 1});
+    of_its_convolution("every dilation to be at least 1", {{1, 1}, pads, pads, "zeros", {0, 1}, 1});
+    of_its_convolution("2 values of stride, got 1", {{1}, pads, pads, "zeros", {1, 1}, 1});
+  }
   refused("2 values of padding, got 1", image(), 2, {1});
   refused("every padding to be at least 0", image(), 2, {-1, 1});
   refused("", image(), 2, {8, 1});

@@ -217,9 +217,9 @@ TEST(ExchangePlan, DeliversEveryWantedRow) {
   }
 }
 
-TEST(Resampling, WeightsAddUpToOne) {
-  for (const auto kind : {Resampling::linear, Resampling::cubic, Resampling::linear_antialias,
-                          Resampling::cubic_antialias, Resampling::area}) {
+TEST(ResamplingKind, WeightsAddUpToOne) {
+  for (const auto kind : {ResamplingKind::linear, ResamplingKind::cubic, ResamplingKind::linear_antialias,
+                          ResamplingKind::cubic_antialias, ResamplingKind::area}) {
     for (int64_t input = 1; input <= 12; ++input) {
       for (int64_t output = 1; output <= 25; ++output) {
         for (const bool align : {false, true}) {

@@ -27,6 +27,9 @@ void all_reduce_sum_(const Domain& domain, at::Tensor& t, const std::string& wha
 at::Tensor all_to_all(const Domain& domain, const at::Tensor& parts, const std::vector<int64_t>& send_counts,
                       const std::vector<int64_t>& receive_counts, const std::string& what);
 
+/// Where numbers that only steer live: on the CPU if the group has a transport for it.
+at::Device steering_device(const Domain& domain);
+
 /// The cut that the ranks' numbers of rows make: N + 1 offsets. All ranks must call.
 std::vector<int64_t> gather_sizes(const Domain& domain, int64_t local_rows, const std::string& what);
 

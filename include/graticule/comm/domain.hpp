@@ -44,4 +44,7 @@ class Domain {
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
 };
 
+/// " (rank 1 of 4)", for the end of an error.
+std::string where(const Domain& domain);
+
 }  // namespace graticule::comm

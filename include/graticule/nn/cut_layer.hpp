@@ -36,15 +36,23 @@ class CutLayer {
   /// The domain to work over; nullopt where there is none or it has one rank: the layer is its plain self.
   [[nodiscard]] std::optional<comm::Domain> active_domain() const;
 
+  /// t, or nothing where it is undefined, as torch's modules have a missing bias.
+  static std::optional<at::Tensor> optional_of(const at::Tensor& t) {
+    return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt;
+  }
+
+  /// What check mode compares beside the input: a layer's options. It is called there alone.
+  using Described = std::function<std::string()>;
+
   /// Calls `forward` with x and its cut; x without a batch dimension (spatial_dims + 1 dimensions) gets one, and the
   /// result loses it. The first call exchanges the sizes, and the cut is remembered. A number of local rows that is new
   /// exchanges them again, all ranks of the domain must then call with one that is new to them; after that every call
   /// does, since no rank can tell any more by its own rows which cut is meant.
-  at::Tensor on_cut(const at::Tensor& x, int64_t spatial_dims, const comm::Domain& domain,
+  at::Tensor on_cut(const at::Tensor& x, int64_t spatial_dims, const comm::Domain& domain, const Described& options,
                     const std::function<at::Tensor(const at::Tensor&, const ops::Cut&)>& forward);
 
   /// The cut of x, whose dimension `dim` (counted from 0) holds this rank's rows. Exchanges sizes as on_cut does.
-  ops::Cut cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain);
+  ops::Cut cut_of(const at::Tensor& x, int64_t dim, const comm::Domain& domain, const Described& options);
 
  private:
   struct SeenCut {

@@ -36,9 +36,9 @@ class DomainParallelInterpolateImpl : public torch::nn::Module, public CutLayer 
                                          int64_t shard_dim = -2, std::optional<comm::Domain> domain = std::nullopt);
   at::Tensor forward(const at::Tensor& x);
 
-  InterpolateOptions options;
-  std::vector<int64_t> size;
-  std::string mode;
+  const InterpolateOptions options;
+  const std::vector<int64_t> size;
+  const std::string mode;
   HaloExchange halo_exchange;
 };
 TORCH_MODULE(DomainParallelInterpolate);

@@ -33,14 +33,9 @@ std::pair<at::Tensor, ConvolutionHalo> convolution_with_halo(const at::Tensor& x
                                                              const ConvolutionOptions& options,
                                                              const Placement& placement);
 
-/// Those rows alone, where forward has not kept them: they travel once more, if there are any. All ranks must call.
-ConvolutionHalo convolution_halo(const at::Tensor& x, const at::Tensor& weight, const ConvolutionOptions& options,
-                                 const Placement& placement);
-
 /// Gradients with respect to x (this rank's rows, whole), weight and bias (this rank's part of the sum over ranks), as
 /// far as `wanted` asks for them; undefined tensors otherwise. `halo` is what convolution_with_halo gave; it is not
-/// looked at unless the weight's gradient is wanted. All ranks must call, and agree on whether any of the first two is
-/// wanted.
+/// looked at unless the weight's gradient is wanted. All ranks must call; they may want different ones.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
     const at::Tensor& grad, const at::Tensor& x, const ConvolutionHalo& halo, const at::Tensor& weight,
     const ConvolutionOptions& options, const Placement& placement, std::array<bool, 3> wanted);

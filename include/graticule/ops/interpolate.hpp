@@ -23,7 +23,8 @@ struct InterpolateArguments {
 };
 
 /// torch.nn.functional.interpolate of the whole tensor: this rank's rows. Differentiable, twice too. All ranks must
-/// call. Across the cut ATen interpolates; along it rows are weighted by ATen's coordinates.
+/// call. Rows and columns are weighted by ATen's coordinates: of planes on the CPU in one pass; elsewhere ATen
+/// interpolates across the cut.
 at::Tensor interpolate(const at::Tensor& x, const InterpolateArguments& arguments, const Cut& cut);
 
 }  // namespace graticule::ops

@@ -16,7 +16,7 @@
 
 namespace graticule::rows {
 
-enum class Resampling { linear, cubic, linear_antialias, cubic_antialias, area };
+enum class ResamplingKind { linear, cubic, linear_antialias, cubic_antialias, area };
 
 /// An output row is the sum over j of weights[j] * input row rows[j]. Rows lie in the grid and may repeat.
 template <typename Real>
@@ -182,17 +182,17 @@ Taps<Real> area_taps(const ResamplingGrid& g, int64_t row) {
 
 /// What output row `row` of `g` is made of.
 template <typename Real>
-[[nodiscard]] Taps<Real> resampling_taps(Resampling kind, const ResamplingGrid& g, int64_t row) {
+[[nodiscard]] Taps<Real> resampling_taps(ResamplingKind kind, const ResamplingGrid& g, int64_t row) {
   switch (kind) {
-    case Resampling::linear:
+    case ResamplingKind::linear:
       return detail::linear_taps<Real>(g, row);
-    case Resampling::cubic:
+    case ResamplingKind::cubic:
       return detail::cubic_taps<Real>(g, row);
-    case Resampling::linear_antialias:
+    case ResamplingKind::linear_antialias:
       return detail::antialias_taps<Real>(g, row, false);
-    case Resampling::cubic_antialias:
+    case ResamplingKind::cubic_antialias:
       return detail::antialias_taps<Real>(g, row, true);
-    case Resampling::area:
+    case ResamplingKind::area:
       return detail::area_taps<Real>(g, row);
   }
   throw std::invalid_argument("unknown resampling");
