@@ -31,7 +31,7 @@ def check_torch_version(built_for: str, running: str) -> None:
         raise ImportError(
             f"graticule was built for torch {built_for}, but torch {running} is installed. "
             f"Install torch {'.'.join(_minor(built_for))}, or build graticule again beside the torch you have: "
-            "pip install --no-build-isolation --no-cache-dir graticule"
+            "pip install --no-build-isolation --no-cache-dir, with the path of graticule's folder"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -87,7 +88,7 @@ class Domain:
         The default process group where there is one; else torchrun's processes, for which one is made (Gloo, and NCCL
         for the tensors of a GPU where this process has one: give each process its own by
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"])) before); else the ranks of an MPI launcher; else this
-        process alone.
+        process alone. Called again it gives the same.
         """
         if dist.is_initialized():
             return Domain.of(dist.group.WORLD)
@@ -95,8 +96,8 @@ class Domain:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             return Domain.of(dist.group.WORLD)
         if any(name in os.environ for name in _MPI_LAUNCHERS):
-            return Domain.mpi()
-        return Domain.threads("this process", 0, 1)
+            return _mpi_world()
+        return _this_process()
 
     @staticmethod
     def threads(world: str, rank: int, size: int) -> Domain:
@@ -108,3 +109,13 @@ class Domain:
         """All ranks of the MPI program. Initialises MPI if nobody has; every rank must call."""
         _library.load_mpi()
         return Domain.of(torch.ops.graticule_mpi.create_world_group(name))
+
+
+@functools.cache
+def _mpi_world() -> Domain:
+    return Domain.mpi()
+
+
+@functools.cache
+def _this_process() -> Domain:
+    return Domain.threads("this process", 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from torch.autograd.function import once_differentiable
 from graticule.domain import Domain
 from graticule.domain_parallel import layers
 from graticule.domain_parallel.borrowed import BorrowingLayer, changed_forward
-from graticule.tensor import functions, report
+from graticule.tensor import agreed_strides, functions, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.eagerly import EagerFunction, eagerly
 from graticule.tensor.replicated_view import refuse_out_of_date
-from graticule.tensor.rules.merging import summed
+from graticule.tensor.rules.merging import gradients
 from graticule.tensor.rules.sliding import output_cut
 
 _ops = torch.ops.graticule
@@ -79,7 +80,8 @@ class _ConvFunction(EagerFunction):
             result, before, after = _ops.convolution_with_halo(x._local, weight, bias, *ctx.options)
         # Not its rows alone: a write into x after this is an error at backward.
         ctx.save_for_backward(x, before, after, weight)
-        return DomainTensor(result, out)
+        made = DomainTensor(result, out)
+        return agreed_strides.settle(torch.ops.aten.convolution.default, (x, weight, bias, *options), {}, made)
 
     @staticmethod
     @once_differentiable
@@ -89,11 +91,9 @@ class _ConvFunction(EagerFunction):
         wanted = list(ctx.needs_input_grad[:3])
         with report.operation("convolution_backward"):
             with report.move("halo", ctx.cut.domain):
-                x_grad, *others = _ops.convolution_backward(
-                    part._local, x._local, before, after, weight, *ctx.options, wanted
-                )
-            whole = summed([g if w else None for g, w in zip(others, wanted[1:], strict=True)], ctx.cut)
-        return DomainTensor(x_grad, ctx.cut) if wanted[0] else None, *whole, None, None, None
+                parts = _ops.convolution_backward(part._local, x._local, before, after, weight, *ctx.options, wanted)
+            found = gradients(parts, wanted, ctx.cut)
+        return *found, None, None, None
 
 
 class _NormFunction(EagerFunction):
@@ -106,7 +106,12 @@ class _NormFunction(EagerFunction):
                 x._local, weight, bias, groups, eps, cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm"
             )
         ctx.save_for_backward(x, mean, rstd, weight)
-        return DomainTensor(result, cut)
+        made = DomainTensor(result, cut)
+        if not made._strides_are_guessed:
+            return made
+        samples, channels, *space = cut.global_shape(x._local.shape)
+        arguments = (x, weight, bias, samples, channels, math.prod(space), groups, eps)
+        return agreed_strides.settle(torch.ops.aten.native_group_norm.default, arguments, {}, (made, None, None))[0]
 
     @staticmethod
     @once_differentiable
@@ -118,11 +123,11 @@ class _NormFunction(EagerFunction):
         place = (cut.offsets, cut.dim, cut.domain.group_name, "GroupNorm")
         with report.operation("group_norm_backward"):
             with report.move("reduction", cut.domain):
-                x_grad, *others = _ops.group_norm_backward(
+                parts = _ops.group_norm_backward(
                     part._local, x._local, mean, rstd, weight, ctx.groups, ctx.eps, *place, wanted
                 )
-            whole = summed([g if w else None for g, w in zip(others, wanted[1:], strict=True)], cut)
-        return DomainTensor(x_grad, cut) if wanted[0] else None, *whole, None, None
+            found = gradients(parts, wanted, cut)
+        return *found, None, None
 
 
 class _Fast(BorrowingLayer):
@@ -168,16 +173,24 @@ class _FastConv(_Fast, layers._ConvBase):
         return known and local.shape[1] == module.in_channels and super()._takes(local, cut)
 
     def _on_cut(self, module: Any, domain: Any, x: Any, *args: Any) -> Tensor:
-        cut, weight, i = x._cut, module.weight, x._cut.dim - 2
+        cut, weight, local = x._cut, module.weight, x._local
         padding = layers.conv_padding(module, weight.shape[2:])[0]
         stride, dilation, more = (layers.conv_option(module, n) for n in ("stride", "dilation", "output_padding"))
-        window = dilation[i] * (weight.shape[2 + i] - 1) + 1
-        if module.transposed:
-            rows = (cut.rows - 1) * stride[i] - 2 * padding[i] + window + more[i]
-        else:
-            rows = (cut.rows + 2 * padding[i] - window) // stride[i] + 1
+        sizes = []
+        for i, (s, p, d, m) in enumerate(zip(stride, padding, dilation, more, strict=True)):
+            size = cut.rows if i == cut.dim - 2 else local.shape[2 + i]
+            window = d * (weight.shape[2 + i] - 1) + 1
+            if module.transposed:
+                size = (size - 1) * s - 2 * p + window + m if m < max(s, d) else 0
+            else:
+                size = (size + 2 * p - window) // s + 1
+            sizes.append(size)
+        if min(sizes) < 1:
+            # Torch's error.
+            return self._uncut(x)
         options = (stride, padding, dilation, module.transposed, more, module.groups)
-        return _ConvFunction.apply(x, weight, module.bias, options, output_cut(cut, rows), type(module).__name__)
+        out = output_cut(cut, sizes[cut.dim - 2])
+        return _ConvFunction.apply(x, weight, module.bias, options, out, type(module).__name__)
 
 
 class _FastGroupNorm(_Fast, layers.DomainParallelGroupNorm):

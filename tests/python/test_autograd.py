@@ -389,3 +389,35 @@ def test_one_rank_alone_may_need_an_input_gradient_of_a_frozen_kernel(frozen, ra
     gradients = run_ranks(2, body)
     if frozen == "weight":
         assert relative(sum(gradients), serial.bias.grad) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["conv", "group norm"])
+def test_a_gradient_that_one_rank_does_not_give(kind):
+    """A function behind the layer may give none: it counts as zeros, and the other rank's is as uncut."""
+    torch.manual_seed(0)
+    whole = torch.randn(2, 4, 8, 6, dtype=torch.float64)
+
+    class WithoutGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return None
+
+    def make():
+        torch.manual_seed(1)
+        return (nn.Conv2d(4, 4, 3, padding=1) if kind == "conv" else nn.GroupNorm(2, 4)).double()
+
+    x = whole.clone().requires_grad_()
+    make()(x)[:, :, :4].square().sum().backward()
+    cut_layer = layers.DomainParallelConv2d if kind == "conv" else layers.DomainParallelGroupNorm
+
+    def body(domain):
+        mine = own_rows(whole, 2, domain).clone().requires_grad_()
+        y = cut_layer(make(), domain=domain)(mine)
+        (y if domain.rank == 0 else WithoutGradient.apply(y)).square().sum().backward()
+        return mine.grad
+
+    assert relative(torch.cat(run_ranks(2, body), 2), x.grad) < 1e-12

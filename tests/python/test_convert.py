@@ -623,3 +623,31 @@ def test_an_upsampling_that_torch_refuses_is_refused(options):
     errors = failures(2, body)
     assert len(errors) == 2
     assert all(isinstance(error, (ValueError, NotImplementedError)) for error in errors.values())
+
+
+def test_a_hook_may_replace_the_input_of_a_convolution_of_no_rows():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1)).double()
+    x = torch.randn(1, 3, 2, 5, dtype=torch.float64)
+
+    def body(domain):
+        converted = convert_to_domain_parallel(copy.deepcopy(model), domain)
+        converted[0].register_forward_pre_hook(halve_input)
+        return converted(own_rows(x, 2, domain))
+
+    assert relative(torch.cat(run_ranks(3, body), 2), model(x / 2)) < 1e-14
+
+
+def test_rows_of_a_sequence():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 3, 3, padding=1), nn.Conv1d(3, 2, 4, 2, 1)).double()
+    x = torch.randn(2, 3, 16, dtype=torch.float64)
+
+    def body(domain):
+        return convert_to_domain_parallel(copy.deepcopy(model), domain, rows=16)(own_rows(x, 2, domain))
+
+    assert relative(torch.cat(run_ranks(2, body), 2), model(x)) < 1e-13
+
+
+def test_the_domain_of_the_environment_is_one():
+    assert Domain.from_env() == Domain.from_env()

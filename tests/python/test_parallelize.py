@@ -157,3 +157,13 @@ def test_writes_that_autograd_must_see(layer):
             ),
         )
         assert len(errors) == 2 and all(message in str(error) for error in errors.values()), errors
+
+
+def test_weights_of_another_length_are_an_error():
+    def body(domain):
+        model = parallelize(nn.Sequential(nn.GroupNorm(2, 8)), domain)
+        model[0].weight = nn.Parameter(torch.ones(3))
+        with pytest.raises((ValueError, RuntimeError), match=r"3"):
+            model(graticule.shard(torch.randn(1, 8, 6, 4), domain))
+
+    run_ranks(2, body)

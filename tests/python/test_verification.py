@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -120,3 +121,13 @@ def test_names_the_module_whose_own_gradient_or_buffer_differs(fault, kind):
         return graticule.verify(copy.deepcopy(model), X, domain).first_module
 
     assert set(run_ranks(2, body)) == {f"{kind} 1.1.{fault} of 1.1 (Scaled)"}
+
+
+class OfNamespace(nn.Module):
+    def forward(self, x):
+        return types.SimpleNamespace(y=x.local if isinstance(x, graticule.DomainTensor) else x)
+
+
+def test_an_output_that_is_not_looked_into_is_refused():
+    found = failures(2, lambda domain: graticule.verify(OfNamespace(), X, domain))
+    assert len(found) == 2 and all("no tensor in the model's output" in str(error) for error in found.values())

@@ -8,6 +8,7 @@ rows. One that was changed since, and mixes rows now, is an error.
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any
 
 import torch
@@ -15,6 +16,16 @@ from torch import Tensor, nn
 
 from graticule.domain_parallel import layers
 from graticule.domain_parallel.borrowed import cut_dimension
+
+
+class _Lent(threading.local):
+    """The dimension along which each module's input was lent a row: hooks between the two may put another input."""
+
+    def __init__(self) -> None:
+        self.dims: dict[int, int] = {}
+
+
+_lent = _Lent()
 
 
 def is_local_on_any_cut(module: Any, shard_dim: int) -> bool:
@@ -42,6 +53,7 @@ def _with_input(args: tuple, kwargs: dict[str, Any], x: Tensor) -> tuple[tuple, 
 
 def _lend_row(shard_dim: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     _refuse_changed(module, shard_dim)
+    _lent.dims.pop(id(module), None)
     x = args[0] if args else kwargs["input"]
     batched = len(module.kernel_size) + 2
     dim = cut_dimension(shard_dim, batched, type(module).__name__) - batched + x.dim()
@@ -50,12 +62,18 @@ def _lend_row(shard_dim: int, module: Any, args: tuple, kwargs: dict[str, Any]) 
     shape = list(x.shape)
     shape[dim] = 1
     lent = torch.cat([x, x.new_zeros(shape)], dim)
-    lent._graticule_lent_row = dim  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling():
+        lent._graticule_lent_row = dim  # type: ignore[attr-defined]
+    else:
+        _lent.dims[id(module)] = dim
     return _with_input(args, kwargs, lent)
 
 
 def _take_row(module: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> Tensor | None:
-    dim = getattr(args[0] if args else kwargs["input"], "_graticule_lent_row", None)
+    if torch.compiler.is_compiling():
+        dim = getattr(args[0] if args else kwargs["input"], "_graticule_lent_row", None)
+    else:
+        dim = _lent.dims.pop(id(module), None)
     return None if dim is None else y.narrow(dim, 0, 0)
 
 

@@ -39,7 +39,7 @@ class TracedRows:
     def _whole(self, like: _Like) -> Tensor:
         shape = list(like[0])
         if len(shape) >= 3:
-            shape[self.shard_dim] = self.rows
+            shape[self.shard_dim if len(shape) > 3 else -1] = self.rows
         return torch.empty(shape, dtype=like[1], device="meta")
 
     def _trace(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from graticule.environment import check_mode
-from graticule.tensor.write_counts import count_write
+from graticule.tensor.write_counts import count_write, written
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def run(op: Any, args: Any, kwargs: Any, rule: Callable[..., Any]) -> Any:
             _compare(args)
         result = rule(op, *args, **kwargs)
         if _is_mutable(op):
-            for t in _cut_tensors((*args[:1], kwargs.get("out"))):
+            for t in _cut_tensors(written(op, args, kwargs)):
                 count_write(t)
         return result
     finally:

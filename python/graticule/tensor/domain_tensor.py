@@ -41,7 +41,6 @@ class DomainTensor(Tensor):
         local: Tensor,
         cut: Cut,
         moved: bool = False,
-        requires_grad: bool = False,
         strides: tuple[int, ...] | None = None,
     ) -> DomainTensor:
         shape = tuple(cut.global_shape(local.shape))
@@ -52,7 +51,6 @@ class DomainTensor(Tensor):
             dtype=local.dtype,
             device=local.device,
             layout=local.layout,
-            requires_grad=requires_grad,
         )
         result._local = local
         result._cut = cut
@@ -66,7 +64,6 @@ class DomainTensor(Tensor):
         local: Tensor,
         cut: Cut,
         moved: bool = False,
-        requires_grad: bool = False,
         strides: tuple[int, ...] | None = None,
     ) -> None:
         """See __new__. `moved`: a result of a view op that had to move rows, and so shares memory with nothing.

@@ -12,6 +12,7 @@ from graticule.tensor import functions, moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.eagerly import EagerFunction
+from graticule.tensor.replicated_view import refuse_out_of_date
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -34,6 +35,7 @@ def to_dtensor(x: DomainTensor, mesh: DeviceMesh) -> DTensor:
     """
     from torch.distributed.tensor import DTensor, Shard
 
+    refuse_out_of_date("to_dtensor", x)
     domain = Domain.of(mesh)
     if (domain.group_name, domain.size) != (x.domain.group_name, x.domain.size):
         raise ValueError(

@@ -173,6 +173,10 @@ def _shares_parameters(func: Callable[..., Any], args: Any, kwargs: Any) -> bool
 _PRODUCTS = set("matmul __matmul__ __rmatmul__ mm bmm mv dot inner einsum tensordot addmm baddbmm bilinear".split())
 
 
+# Functions to which a DomainTensor beside a plain tensor tells a type and a device, and nothing else.
+_ONLY_TYPED = {Tensor.to, Tensor.type_as}
+
+
 # Functions that are seen to whole, before they come apart, and what runs in their place.
 replaced: dict[Any, Callable[..., Any]] = {}
 
@@ -277,8 +281,8 @@ def _set_data(t: Tensor, value: Tensor) -> None:
             f"data: expected two DomainTensors or none, got {type(t).__name__}.data = {type(value).__name__}"
         )
     _data_set(t, value)
-    for name in ("_local", "_cut", "_moved", "_strides_are_guessed"):
-        setattr(t, name, getattr(value, name))
+    for name in ("_local", "_cut", "_moved", "_strides_are_guessed", "_source", "_writes_when_made"):
+        setattr(t, name, getattr(value, name, None))
 
 
 def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -312,7 +316,10 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     written = targets(called, args, kwargs)
     writes = bool(written)
     plain_needs = any(type(t) is not kind and t.requires_grad for t in given)
-    if plain_needs and not _shares_parameters(func, args, kwargs):
+    if plain_needs and func in _ONLY_TYPED and args and type(args[0]) is not kind:
+        return func(*args, **kwargs)
+    shared = plain_needs and _shares_parameters(func, args, kwargs)
+    if plain_needs and not shared:
         if not writes:
             args, kwargs = _with_replicated(args, kind), _with_replicated(kwargs, kind)
         elif args and written[0] is args[0]:
@@ -323,6 +330,9 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             if type(t) is kind and t.requires_grad:
                 _keep_cut(t)
     result = func(*args, **kwargs)
+    if shared and func is torch.nn.functional.linear:
+        # Of a gradient that comes by features the weight's would be made by features too.
+        _keep_cut(result)
     if not writes:
         _keep_gradients_cut(result, given, kind)
     for t in written:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graticule.tensor import functions
 from graticule.tensor.differentiating import backward_passes
-from graticule.tensor.write_counts import writes
+from graticule.tensor.write_counts import writes, writes_into
 from graticule.tensor.write_through import remember, write_through
 
 if TYPE_CHECKING:
@@ -44,8 +44,12 @@ class ReplicatedView(Tensor):
             return value
         with torch._C.DisableTorchFunctionSubclass():
             given = [t for t in functions.tensors((args, kwargs)) if isinstance(t, ReplicatedView)]
-            if getattr(func, "__name__", "") != "__get__":
+            name = getattr(func, "__name__", "")
+            if name != "__get__":
                 _check_rows(func, args, kwargs, given)
+                for t in functions.tensors((args, kwargs)):
+                    if hasattr(t, "_cut"):
+                        refuse_out_of_date(name, t)
             return _marked(func, args, given, functions.call(func, args, kwargs))
 
     def _check(self, func: Any, written: bool) -> None:
@@ -103,9 +107,10 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
     if type(result) is kind and not result._moved or not isinstance(result, (Tensor, tuple, list)):
         return result
     for t in functions.tensors(result):
-        if type(t) is kind and t._moved and t._is_view():
-            t._version_when_made = _writes_into_base(t)  # type: ignore[attr-defined]
-            remember(func, given, t)
+        if type(t) is kind and t._moved:
+            _note_source(t, given)
+            if t._is_view():
+                remember(func, given, t)
         if type(t) is not Tensor:
             continue
         base = t._base if t._is_view() else given[0] if given and func in _VIEWS and t.is_inference() else None
@@ -113,6 +118,18 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
             _mark(t, base, writes(base))
             remember(func, given, t)
     return result
+
+
+def _note_source(t: Any, given: Any) -> None:
+    """Notes the memory that a view whose rows were moved would share, and how often it was written into."""
+    base = t._base if t._is_view() else None
+    if type(base) is type(t):
+        source = base._local
+    else:
+        # Autograd takes the results of detach() and .data for no views.
+        source = getattr(given[0], "_source", None) if given else None
+    if source is not None:
+        t._source, t._writes_when_made = source, writes_into(source)
 
 
 def refuse_misused_copies(func: Any, args: Any, kwargs: Any, kind: type[DomainTensor]) -> None:
@@ -133,15 +150,9 @@ _READING_PROPERTIES = {"T", "mT", "H", "mH", "real", "imag", "data"}
 
 def refuse_out_of_date(name: Any, t: Any) -> None:
     """RuntimeError for a view whose rows were moved before what it is a view of was written into."""
-    if t._moved:
-        made = getattr(t, "_version_when_made", None)
-        if made is not None and made != _writes_into_base(t):
-            raise RuntimeError(_out_of_date(name, t._cut.domain.rank))
-
-
-def _writes_into_base(t: Any) -> int:
-    base = t._base if t._is_view() else None
-    return writes(base if type(base) is type(t) else t)
+    source = getattr(t, "_source", None) if t._moved else None
+    if source is not None and t._writes_when_made != writes_into(source):
+        raise RuntimeError(_out_of_date(name, t._cut.domain.rank))
 
 
 def _check_rows(func: Any, args: Any, kwargs: Any, rows: list[ReplicatedView]) -> None:

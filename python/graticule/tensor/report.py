@@ -59,11 +59,6 @@ class Report:
         return [call for call in self.calls if call.moved == "GATHER"]
 
     @property
-    def replicas(self) -> list[Call]:
-        """The calls that shared their work, but needed the whole of one of their tensors on every rank."""
-        return [call for call in self.calls if call.moved == "replica"]
-
-    @property
     def bytes(self) -> int:
         """Bytes that this rank sent."""
         return sum(call.bytes for call in self.calls)

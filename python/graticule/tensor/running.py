@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from graticule.tensor import agreed_strides, moves, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.registry import Rule
+from graticule.tensor.write_counts import written
 
 
 def with_fallback(op: Any, rule: Rule | None) -> Rule:
@@ -85,8 +86,7 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
     whole = {id(t): _laid_out(moves.gather(t._local, t._cut), t.stride()) for t in cut_tensors}
     new_args, new_kwargs = pytree.tree_unflatten([whole.get(id(t), t) for t in flat], spec)
     result = op(*new_args, **new_kwargs)
-    written = _written(op, args, kwargs)
-    for t in written:
+    for t in written(op, args, kwargs):
         if not isinstance(t, DomainTensor):
             continue
         values = whole[id(t)]
@@ -155,13 +155,3 @@ def matching_cut(cut: Cut, shape: Any, result: Any) -> Cut | None:
         if 0 <= dim < len(result) and result[dim] == cut.size:
             return cut.at(dim)
     return None
-
-
-def _written(op: Any, args: Any, kwargs: Any) -> list[Any]:
-    found: list[Any] = []
-    for i, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = kwargs.get(argument.name) if argument.kwarg_only or i >= len(args) else args[i]
-        found += value if isinstance(value, (list, tuple)) else [value]
-    return found

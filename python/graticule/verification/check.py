@@ -91,6 +91,7 @@ def verify(
 
     Raises:
         ValueError: where parameters, buffers or the input differ between ranks.
+        TypeError: where tensors of the input, or all of the output, are in containers that are not looked into.
 
     """
     within = Domain.of(domain)
@@ -105,6 +106,11 @@ def verify(
     value = loss or weighted_sum
     with state_kept(model, seed), by_position():
         uncut = run_pass(model, _copied(arguments), value)
+    if loss is None and not uncut.outputs:
+        raise TypeError(
+            "verify: found no tensor in the model's output: expected tensors, and tuples, lists, dictionaries and "
+            "dataclasses of them; or give a loss"
+        )
     with state_kept(model, seed), by_position(), reports.report(model=model) as report:
         cut = run_pass(model, cut_arguments(arguments, within, dim), value)
         found = differences(cut, uncut, within)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import pathlib
 import random
@@ -25,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from support.ranks import RanksFailedError, balanced
 from tensor.comparison import Cut, compare, serial, uneven
+from tensor.ways import DIRECTLY, WAYS, Call, Way
 
 DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "ops.md"
 
@@ -57,6 +59,7 @@ UNCUT_ERRORS = set(
     "nn.functional.nll_loss nn.functional.max_unpool2d nn.functional.max_unpool2d.grad "
     "nn.functional.max_unpool3d nn.functional.max_unpool3d.grad".split()
 )
+OUTCOMES = ("exact", "gathers", "error")
 # They give no tensor.
 NO_TENSORS = {"item", "allclose", "equal"}
 
@@ -67,6 +70,7 @@ class Case:
 
     function: Callable[..., Any]
     arguments: list[Any]
+    gradients: bool
     ranks: int
     offsets_of: Callable[[int, int], list[int]]
     what: str
@@ -131,7 +135,7 @@ def _results(value: Any) -> list[Tensor]:
 LAYOUTS = ("dense", "a slice", "transposed")
 
 
-def _cut_as(layout: str, t: Tensor, dim: int) -> tuple[Cut, Callable[[Any], Any]]:
+def _cut_as(layout: str, dim: int, t: Tensor) -> tuple[Cut, Callable[[Any], Any]]:
     """A tensor to be cut that lies so in memory, and the function that makes the sample's of it."""
     if layout == "a slice":
         longer = torch.cat([t, t.narrow(dim, 0, min(1, t.shape[dim]))], dim)
@@ -141,9 +145,10 @@ def _cut_as(layout: str, t: Tensor, dim: int) -> tuple[Cut, Callable[[Any], Any]
     return Cut(t, dim), lambda x: x
 
 
-def cases(op: Any, most: int) -> Iterator[Case]:
+def cases(op: Any, most: int, way: Way = DIRECTLY) -> Iterator[Case]:
     """Every cut of every sample; ranks, cuts and layouts in turns, by the sample's number."""
-    for number, sample in samples(op, most):
+    call = way.call_of(op)
+    for number, sample in samples(op, most) if call is not None else ():
         count = 5 * number
         leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
         places = [i for i, t in enumerate(leaves) if _dense(t)]
@@ -155,26 +160,19 @@ def cases(op: Any, most: int) -> Iterator[Case]:
                 ranks, offsets_of = (2, 3, 1, 4)[count // 3 % 4], (balanced, uneven)[count % 2]
                 count += 1
                 what = f"sample {number}, {list(first.shape)} {layout}, dimension {dim} of {len(cut)} cut"
-                yield _case(op, sample, (leaves, spec), places, cut, dim, layout, ranks, offsets_of, what)
+                function, arguments = _call_of(call, sample, places, cut, functools.partial(_cut_as, layout, dim))
+                yield Case(function, arguments, way.gradients, ranks, offsets_of, what)
 
 
-def _case(
-    op: Any,
-    sample: Any,
-    flat: Any,
-    places: list[int],
-    cut: list[int],
-    dim: int,
-    layout: str,
-    ranks: int,
-    offsets_of: Any,
-    what: str,
-) -> Case:
-    leaves, spec = flat
+def _call_of(
+    call: Call, sample: Any, places: list[int], cut: list[int], cut_as: Callable[[Tensor], tuple[Cut, Any]]
+) -> tuple[Call, list[Any]]:
+    """The sample's call as a function of its tensors, the leaves `places`, and these, `cut` ones among them as cut."""
+    leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
     arguments: list[Any] = []
     makers: list[Callable[[Any], Any]] = []
     for i in places:
-        given, make = _cut_as(layout, leaves[i].detach(), dim) if i in cut else (leaves[i].detach(), lambda t: t)
+        given, make = cut_as(leaves[i].detach()) if i in cut else (leaves[i].detach(), lambda t: t)
         arguments.append(given)
         makers.append(make)
     wants_gradient = [leaves[i].requires_grad for i in places]
@@ -187,51 +185,52 @@ def _case(
             # So that no gradient is zero but for rounding.
             extra += [_real(t * 1.5)] if wanted else []
         first, args, kwargs = pytree.tree_unflatten(values, spec)
-        return [*_results(sample.output_process_fn_grad(op.op(first, *args, **kwargs))), *extra]
+        return [*_results(sample.output_process_fn_grad(call(first, *args, **kwargs))), *extra]
 
-    return Case(function, arguments, ranks, offsets_of, what)
+    return function, arguments
 
 
-def can_be_compared(name: str, case: Case) -> bool:
+def can_be_compared(name: str, case: Case, way: Way) -> bool:
     """Whether the uncut call gives a tensor and its gradients. Any op but those named above must."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            results, _ = serial(case.function, case.arguments, gradients=True)
+            results, _ = serial(case.function, case.arguments, gradients=case.gradients)
     except RuntimeError:
-        if name not in UNCUT_ERRORS:
+        if name not in UNCUT_ERRORS and not way.may_fail:
             raise
         return False
     assert results or name in NO_TENSORS, name
     return bool(results)
 
 
-def is_told(name: str, case: Case, error: Exception) -> bool:
-    """Whether it is the error that the op is to have, on every rank."""
-    if name not in REFUSED or not isinstance(error, RanksFailedError):
+def is_told(expected: str | None, case: Case, error: Exception) -> bool:
+    """Whether it is the error that is expected, on every rank."""
+    if expected is None or not isinstance(error, RanksFailedError):
         return False
-    return len(error.errors) == case.ranks and all(REFUSED[name] in str(e) for e in error.errors.values())
+    return len(error.errors) == case.ranks and all(expected in str(e) for e in error.errors.values())
 
 
 def run(case: Case) -> str:
     """Compares the cut call with the uncut one: "exact", or "gathers" where it is but gathered. AssertionError else."""
     options: dict[str, Any] = {"ranks": [case.ranks], "cuts": [case.offsets_of], "bound": 1e-9}
+    options["gradients"] = case.gradients
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gathered = compare(case.function, *case.arguments, gathers=True, **options)
     return "gathers" if gathered else "exact"
 
 
-def outcome(name: str, most: int) -> dict[str, int]:
+def outcome(name: str, most: int, way: Way = DIRECTLY) -> dict[str, int]:
     """How often calls of an op were exact, exact but gathered, or a clear error. AssertionError for anything else."""
-    counts = {"exact": 0, "gathers": 0, "error": 0}
-    for case in cases(OPS[name], most):
-        if not can_be_compared(name, case):
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for case in cases(OPS[name], most, way):
+        if not can_be_compared(name, case, way):
             continue
         try:
             counts[run(case)] += 1
         except Exception as error:
-            if not is_told(name, case, error):
+            if not is_told(way.refused.get(name, REFUSED.get(name)), case, error):
                 where = f"{name}: {case.what}, {case.ranks} ranks, {case.offsets_of.__name__}"
                 raise AssertionError(f"{where}: {error}") from error
             counts["error"] += 1
@@ -252,6 +251,16 @@ def table(outcomes: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
+def sums(outcomes: dict[str, dict[str, int]]) -> str:
+    """One sentence."""
+    total = {kind: sum(counts[kind] for counts in outcomes.values()) for kind in OUTCOMES}
+    ops = sum(any(counts.values()) for counts in outcomes.values())
+    return (
+        f"{ops} ops, {sum(total.values())} calls: {total['exact']} exact with nothing gathered, {total['gathers']} "
+        f"exact and gathered, {total['error']} an error on every rank, none wrong"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=8, help="of each op")
@@ -260,12 +269,11 @@ def main() -> None:
     torch.set_num_threads(1)
     outcomes = {name: outcome(name, given.samples) for name in OPS}
     text = table(outcomes)
-    sums = {kind: sum(counts[kind] for counts in outcomes.values()) for kind in ("exact", "gathers", "error")}
-    ops = sum(any(counts.values()) for counts in outcomes.values())
-    head = (
-        f"{ops} ops, {sum(sums.values())} calls: {sums['exact']} exact with nothing gathered, {sums['gathers']} "
-        f"exact and gathered, {sums['error']} an error on every rank, none wrong."
-    )
+    heads = [f"{sums(outcomes)}."]
+    for how, way in WAYS.items():
+        others = {name: outcome(name, -(-given.samples // 4), way) for name in OPS}
+        heads.append(f"{how[0].upper()}{how[1:]}: {sums(others)}.")
+    head = "\n\n".join(heads)
     if given.write:
         page = DOCUMENT.read_text()
         begin, end = "<!-- ops -->", "<!-- end -->"

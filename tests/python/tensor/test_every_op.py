@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tensor.every_op import DOCUMENT, OPS, outcome
+from tensor.ways import WAYS
 
 SAMPLES = int(os.environ.get("GRATICULE_OP_SAMPLES", "2"))
 
@@ -21,3 +22,9 @@ def test_op(name):
         assert line, f"{name} is not in {DOCUMENT.name}"
         for kind, told in zip(("exact", "gathers", "error"), line.groups()[1:], strict=True):
             assert not counts[kind] or told, f"{kind}: {counts[kind]} calls, none in {DOCUMENT.name}"
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("name", OPS)
+def test_other_ways_to_call_it(name, how):
+    outcome(name, -(-SAMPLES // 4), WAYS[how])

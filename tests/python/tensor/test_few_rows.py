@@ -3,12 +3,15 @@
 Torch chooses by strides what an op is made of, and so what the ranks send.
 """
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import graticule
-from support.ranks import run_ranks
+from support.ranks import relative, run_ranks
 from tensor.comparison import Cut, compare
 
 torch.manual_seed(0)
@@ -27,6 +30,7 @@ OPS = {
     "adaptive max pooling": (lambda x: F.adaptive_max_pool2d(x, (5, 2)), IMAGE, 2),
     "interpolation": (lambda x: F.interpolate(x, (5, 8), mode="bilinear"), IMAGE, 2),
     "reflection": (lambda x: F.pad(x, (1, 1, 0, 0), mode="reflect"), IMAGE, 2),
+    "circular padding": (lambda x: F.pad(x, (0, 0, 1, 1), mode="circular"), IMAGE, 2),
     "index": (lambda x: x[:, ROWS], TOKENS, 1),
     "index_select": (lambda x: x.index_select(1, ROWS), TOKENS, 1),
     "index in channels_last": (lambda x: x[:, :, ROWS], IMAGE, 2),
@@ -80,3 +84,32 @@ def test_writes_reach_what_shares_memory(name):
 
 def test_rows_taken_by_an_index_can_be_viewed():
     compare(lambda x: [x[:, ROWS].view(2, -1), x.index_select(1, ROWS).view(8, 4)], Cut(TOKENS, 1), gathers=True)
+
+
+LAYERS = {
+    "convolution": lambda: nn.Conv2d(3, 8, 3, padding=1),
+    "transposed convolution": lambda: nn.ConvTranspose2d(3, 8, 3, padding=1),
+    "group norm": lambda: nn.GroupNorm(1, 3),
+}
+
+
+@pytest.mark.parametrize("ranks", [3, 7])
+@pytest.mark.parametrize("name", LAYERS)
+def test_tokens_of_a_parallelized_layer_meet_weights(name, ranks):
+    torch.manual_seed(1)
+    model = nn.Sequential(LAYERS[name](), nn.Flatten(2)).double()
+    linear = nn.Linear(8 if "convolution" in name else 3, 6).double()
+    x = IMAGE.clone().requires_grad_()
+    linear(model(x).transpose(1, 2)).square().sum().backward()
+
+    def body(domain):
+        own, head = graticule.parallelize(copy.deepcopy(model), domain), copy.deepcopy(linear)
+        own.zero_grad()
+        head.zero_grad()
+        mine = graticule.shard(IMAGE, domain).requires_grad_()
+        head(own(mine).transpose(1, 2)).square().sum().backward()
+        return mine.grad.gather(), head.bias.grad
+
+    for of_x, of_bias in run_ranks(ranks, body):
+        assert relative(of_x, x.grad) < 1e-11
+        assert relative(of_bias, linear.bias.grad) < 1e-11

@@ -145,3 +145,12 @@ def test_a_row_by_keywords_without_autograd():
 
     for rows in run_ranks(2, body):
         assert all(torch.equal(row, X[:, :, 3]) for row in rows)
+
+
+def test_cut_indices_of_plain_tensors():
+    table, values = torch.randn(6, 4, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+
+    def function(table, index, values):
+        return [table[index] * 2, index_put(table, [index], values, True), index_put(table, [index], values[0])]
+
+    compare(function, table, Cut(ROWS % 6, 0), values, ranks=(2, 3))

@@ -222,3 +222,11 @@ def test_any_sizes(batch, m, k, n, i, j, ranks):
     if (i, j) != (None, None):
         a, b = randn(batch, m, k), randn(batch, k, n)
         compare(torch.bmm, argument(a, i), argument(b, j), ranks=(ranks,))
+
+
+def test_a_parameters_gradient_is_whole_where_the_results_is_cut_by_features():
+    def function(x, other, weight, bias):
+        return other * F.linear(x, weight, bias)
+
+    arguments = (Cut(randn(2, 7, 5), 1), Cut(randn(2, 7, 4), 2), randn(4, 5), randn(4))
+    compare(function, *arguments, ranks=(2, 3))

@@ -160,3 +160,13 @@ def test_results_into_tensors_that_are_not_called_out():
     expected = (*torch.frexp(X), torch.ops.aten.sigmoid_backward.default(g, y))
     for found in run_ranks(3, body):
         assert all(map(torch.equal, found, expected))
+
+
+def test_a_parameter_that_is_brought_to_another_tensors_type_keeps_a_plain_gradient():
+    def function(x, w):
+        moved = (w * 1).to(x)
+        moved += 1
+        return [x + w.to(x), x * w.type_as(x), x * moved]
+
+    x = torch.randn(1, 4, 8, 6, dtype=torch.float64)
+    compare(function, Cut(x), torch.randn(1, 4, 8, 6, dtype=torch.float64), ranks=(2, 3))

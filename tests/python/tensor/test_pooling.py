@@ -76,6 +76,14 @@ def test_every_dimension_of_every_number(n):
         compare(function, Cut(x, dim), ranks=(2, 4))
 
 
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_a_single_value_of_other_layouts(dim):
+    """Uncut, its strides are set in place."""
+    image = values(3, 5, 6, 4).to(memory_format=torch.channels_last)
+    compare(lambda x: F.adaptive_avg_pool2d(x, 1) * 2, Cut(image, dim), ranks=(2, 3))
+    compare(lambda x: F.adaptive_avg_pool1d(x, 1) * 2, Cut(values(3, 6, 5).transpose(1, 2), dim), ranks=(2, 3))
+
+
 def test_unbatched():
     compare(
         lambda x: (F.max_pool2d(x, 3, 2, 1, return_indices=True), F.avg_pool2d(x, 2), F.adaptive_avg_pool2d(x, (3, 2))),

@@ -168,3 +168,39 @@ def test_a_cut_result_of_another_shape():
 
     found = failures(2, body)
     assert len(found) == 2 and all("cannot be resized" in str(error) for error in found.values()), found
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.conv_transpose2d(x, torch.ones(3, 4, 1, 1, dtype=x.dtype), padding=1),
+        lambda x: F.conv_transpose2d(x, torch.ones(3, 4, 3, 1, dtype=x.dtype), output_padding=(1, 0)),
+        lambda x: F.conv2d(x, torch.ones(4, 3, 3, 1, dtype=x.dtype)),
+        lambda x: graticule.parallelize(nn.Sequential(nn.Conv2d(3, 4, 3)), x.domain)(x.float()),
+        lambda x: graticule.parallelize(nn.Sequential(nn.ConvTranspose2d(3, 4, 1, padding=1)), x.domain)(x.float()),
+    ],
+)
+def test_convolutions_that_have_no_output(function):
+    x = torch.randn(1, 3, 2, 5, dtype=torch.float64)
+    errors = failures(2, lambda domain: function(graticule.shard(x, domain)))
+    assert [type(errors[rank]) for rank in range(2)] == [RuntimeError] * 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: x % y,
+        lambda x, y: x.fmod(y),
+        lambda x, y: x // y,
+        lambda x, y: x.div(y, rounding_mode="trunc"),
+        lambda x, y: x.remainder_(y),
+        lambda x, y: 7 % y,
+    ],
+)
+def test_a_division_by_zero_on_one_rank_is_an_error_on_both(function):
+    def body(domain):
+        x, y = (graticule.shard(t, domain, 0) for t in (torch.arange(4), torch.tensor([1, 1, 1, 0])))
+        return function(x, y).sum()
+
+    errors = failures(2, body)
+    assert [("ZeroDivisionError" in str(errors[rank])) for rank in range(2)] == [True, True]

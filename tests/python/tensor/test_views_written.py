@@ -141,6 +141,28 @@ def test_a_view_whose_rows_were_moved_before_a_write_is_refused():
 
 
 @pytest.mark.parametrize(
+    "read",
+    [
+        lambda x, view: view.gather(),
+        lambda x, view: view.sum(),
+        lambda x, view: view * x[..., 0, :].unsqueeze(-1),
+        lambda x, view: x[..., 0, :].unsqueeze(-1) * view,
+    ],
+)
+@pytest.mark.parametrize("made", [lambda v: v, lambda v: v.detach(), lambda v: v.data, lambda v: v.detach().detach()])
+def test_an_old_view_is_noticed_however_it_was_made_and_is_read(made, read):
+    def body(domain):
+        x = graticule.shard(X, domain) * 1
+        view = made(x.view(2, 3, 5, 7))
+        assert view._moved
+        x.mul_(-2)
+        return read(x, view)
+
+    errors = failures(2, body)
+    assert len(errors) == 2 and all("written into" in str(error) for error in errors.values())
+
+
+@pytest.mark.parametrize(
     "function",
     [
         lambda x, w: x.gather() + w,

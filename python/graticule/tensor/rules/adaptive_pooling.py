@@ -12,7 +12,14 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.pointwise import own_part
-from graticule.tensor.rules.pooling import each, each_backward, gradient_by_indices, indices_of_whole, nothing
+from graticule.tensor.rules.pooling import (
+    each,
+    each_backward,
+    gradient_by_indices,
+    indices_of_whole,
+    nothing,
+    spatial_dimensions,
+)
 from graticule.tensor.rules.sliding import (
     Rows,
     in_intervals,
@@ -29,17 +36,13 @@ aten = torch.ops.aten
 _ops = torch.ops.graticule
 
 
-def _spatial_dimensions(op: Any) -> int:
-    return 3 if "pool3d" in op._schema.name else 2
-
-
 @rule(aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default)
 def adaptive_avg_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     """Means across the cut, of these the means along it. Of one row of all ranks' every rank has the whole result."""
     if x.numel() == 0 or not x.is_floating_point():
         return uncut(op, (x, size), {})
     (shape,) = whole_shapes(op, x, size)
-    if x._cut.dim < x.dim() - _spatial_dimensions(op):
+    if x._cut.dim < x.dim() - spatial_dimensions(op):
         return each(op, x, (shape,), (size,))
     local, cut = in_intervals(x)
     out = output_cut(cut, shape[cut.dim])
@@ -58,7 +61,7 @@ def adaptive_avg_pool_backward(op: Any, grad: Tensor, x: Tensor) -> Any:
     """The adjoint of the two steps."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
         return uncut(op, (grad, x), {})
-    if x._cut.dim < x.dim() - _spatial_dimensions(op):
+    if x._cut.dim < x.dim() - spatial_dimensions(op):
         return each_backward(op, grad, x, ())
     local, cut = in_intervals(x)
     out = output_cut(cut, grad.shape[cut.dim])
@@ -96,7 +99,7 @@ def adaptive_max_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     if x.numel() == 0:
         return uncut(op, (x, size), {})
     shapes = whole_shapes(op, x, size)
-    if x._cut.dim < x.dim() - _spatial_dimensions(op):
+    if x._cut.dim < x.dim() - spatial_dimensions(op):
         return each(op, x, shapes, (size,))
     local, cut = in_intervals(x)
     dim = cut.dim
@@ -105,7 +108,7 @@ def adaptive_max_pool(op: Any, x: DomainTensor, size: Any) -> Any:
     if local.numel():
         values, indices = op(local, sizes[-len(size) :])
         held = (cut.begin, cut.begin + cut.own)
-        indices = indices_of_whole(indices, x, dim, _spatial_dimensions(op), held)
+        indices = indices_of_whole(indices, x, dim, spatial_dimensions(op), held)
     else:
         values, indices = local.new_empty(sizes), local.new_empty(sizes, dtype=torch.int64)
     cells = [[_cell(i, cut.rows, out.rows) for i in range(*rows)] for rows in intervals(out)]
@@ -137,7 +140,7 @@ def adaptive_max_pool_backward(op: Any, grad: Tensor, x: Tensor, indices: Tensor
     """Each rank takes what goes to its own rows."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
         return uncut(op, (grad, x, indices), {})
-    n = _spatial_dimensions(op)
+    n = spatial_dimensions(op)
     if x._cut.dim < x.dim() - n:
         return each_backward(op, grad, x, (own_part(indices, x._cut, indices.dim()),))
     local, cut = in_intervals(x)

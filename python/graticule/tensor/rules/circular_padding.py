@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graticule.tensor import functions, moves
+from graticule.tensor import agreed_strides, functions, moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.eagerly import EagerFunction
@@ -49,7 +49,8 @@ class _CircularPad(EagerFunction):
             return DomainTensor(local if any(across) else local.clone(), cut)
         target = widened(cut, before, after)
         begins, ends = wanted_rows(target, before)
-        return DomainTensor(moves.rows(local, cut, begins, ends, "circular"), target)
+        made = DomainTensor(moves.rows(local, cut, begins, ends, "circular"), target)
+        return agreed_strides.settle(torch.ops.aten._pad_circular.default, (x, padding), {}, made)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

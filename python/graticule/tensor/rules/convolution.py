@@ -11,7 +11,7 @@ from graticule.tensor import moves, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.merging import summed
+from graticule.tensor.rules.merging import gradients
 from graticule.tensor.rules.norms import are_plain, uncut_backward
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.sliding import output_cut, whole_shapes
@@ -30,6 +30,7 @@ def convolution(op: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *option
     _check_channels(x, weight, options)
     (shape,) = whole_shapes(op, x, weight, bias, *options)
     options = _one_each(options, x.dim() - 2)
+    _check_output(x, shape, options)
     local, cut = _part(x)
     if cut.dim == 0:
         return DomainTensor(op(local, weight, bias, *options), cut)
@@ -55,7 +56,7 @@ def convolution_backward(
     if cut.dim == 0:
         grad_part = own_part(grad, cut, grad.dim())
         parts = op(grad_part, local, weight, bias_sizes, *options, wanted)
-        return _whole(parts, wanted, cut)
+        return gradients(parts, wanted, cut)
     out = output_cut(cut, grad.shape[cut.dim])
     grad_part = own_part(grad, out, grad.dim())
     arguments = (*_one_each(tuple(options), x.dim() - 2), *_placement(cut, out), "zeros", "zeros")
@@ -63,7 +64,7 @@ def convolution_backward(
         # Forward kept no rows of the others: below autograd nobody says for whom.
         kept = _ops.convolution_halo(local, weight, *arguments) if wanted[1] else (local.new_empty(0),) * 2
         parts = _ops.convolution_backward(grad_part, local, *kept, weight, *arguments, wanted)
-    return _whole(parts, wanted, cut)
+    return gradients(parts, wanted, cut)
 
 
 def _check_channels(x: Any, weight: Tensor, options: Any) -> None:
@@ -74,6 +75,18 @@ def _check_channels(x: Any, weight: Tensor, options: Any) -> None:
         raise RuntimeError(
             f"convolution: rank {domain.rank} of {domain.size}: expected an input of {channels} channels, for a weight "
             f"of {list(weight.shape)} and groups={groups}, got {list(x.shape)}"
+        )
+
+
+def _check_output(x: Any, shape: list[int], options: tuple) -> None:
+    """RuntimeError where torch's kernels have one, and its shapes alone do not tell."""
+    stride, _, dilation, transposed, more, _ = options
+    too_much = transposed and any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True))
+    if min(shape[2:]) < 1 or too_much:
+        domain = x._cut.domain
+        raise RuntimeError(
+            f"convolution: rank {domain.rank} of {domain.size}: expected an output of at least one value in each "
+            f"dimension, and output padding smaller than stride or dilation, got {list(shape)} and {list(more)}"
         )
 
 
@@ -109,9 +122,3 @@ def _part(x: Any) -> tuple[Tensor, Cut]:
 
 def _placement(cut: Cut, out: Cut) -> tuple[Any, ...]:
     return cut.offsets, out.offsets, cut.dim, cut.domain.group_name, "convolution"
-
-
-def _whole(parts: Any, wanted: Any, cut: Cut) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight and bias from this rank's: the last two are sums over the ranks, made in one go."""
-    sums = summed([part if wants else None for part, wants in zip(parts[1:], wanted[1:], strict=True)], cut)
-    return DomainTensor(parts[0], cut) if wanted[0] else None, *sums

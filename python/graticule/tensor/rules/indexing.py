@@ -121,6 +121,8 @@ def index_put(
     if not isinstance(x, DomainTensor):
         if in_place:
             return NotImplemented
+        if not isinstance(values, DomainTensor):
+            return op(x, [whole(i) for i in indices], values, accumulate)
         numbers = _by_number(indices)
         return put(_cut_like(x, IndexLayout(x.shape, numbers), values), checked(x.shape, numbers), values, accumulate)
     if in_place:
@@ -136,19 +138,15 @@ def index_put(
     return put(target, checked(x.shape, _by_number(indices)), values, accumulate)
 
 
-def _cut_like(x: Tensor, layout: IndexLayout, values: Tensor) -> DomainTensor:
+def _cut_like(x: Tensor, layout: IndexLayout, values: DomainTensor) -> DomainTensor:
     """A copy of a plain x, cut so that values stay where they are if they can."""
     dim = layout.indexed[0]
-    if isinstance(values, DomainTensor):
-        from_end = len(layout.shape) - values.dim()
-        for kept in layout.kept:
-            if layout.of_kept(kept) == values._cut.dim + from_end and x.shape[kept] == values._cut.size:
-                cut = values._cut.at(kept)
-                return DomainTensor(cut.part_of(x).clone(), cut)
-        domain = values.domain
-    else:
-        raise TypeError("index_put: expected a DomainTensor among x and values")
-    cut = Cut.balanced(domain, dim, x.shape[dim])
+    cut = Cut.balanced(values.domain, dim, x.shape[dim])
+    from_end = len(layout.shape) - values.dim()
+    for kept in layout.kept:
+        if layout.of_kept(kept) == values._cut.dim + from_end and x.shape[kept] == values._cut.size:
+            cut = values._cut.at(kept)
+            break
     return DomainTensor(cut.part_of(x).clone(), cut)
 
 
@@ -195,7 +193,6 @@ def index_add(op: Any, x: Tensor, dim: int, index: Tensor, source: Tensor, *, al
     if list(source.shape) != expected:
         return NotImplemented
     if not isinstance(x, DomainTensor) and not isinstance(source, DomainTensor):
-        source = whole(source)
         return op(x, dim, whole(index), source, alpha=alpha) if adds else op(x, dim, whole(index), source)
     numbers = _along(op, dim, index)
     if in_place:

@@ -13,6 +13,7 @@ from torch import Tensor
 from graticule.domain import Domain
 from graticule.tensor import moves, report
 from graticule.tensor.cut import Cut
+from graticule.tensor.domain_tensor import DomainTensor
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -28,6 +29,12 @@ def summed(parts: list[Tensor | None], cut: Cut) -> list[Any]:
     flat = moves.reduce_sum(given[0] if len(given) == 1 else torch.cat(given), cut.domain)
     pieces = iter(flat.split([part.numel() for part in given]))
     return [None if part is None else next(pieces).view(part.shape).to(part.dtype) for part in parts]
+
+
+def gradients(parts: Any, wanted: Sequence[bool], cut: Cut) -> tuple[Any, ...]:
+    """Of x, cut, and of parameters, sums over the ranks made in one go: from this rank's, as far as wanted."""
+    of_x, *of_parameters = (part if want else None for part, want in zip(parts, wanted, strict=True))
+    return None if of_x is None else DomainTensor(of_x, cut), *summed(of_parameters, cut)
 
 
 def of_all_ranks(part: Tensor, domain: Domain) -> Tensor:

@@ -14,7 +14,7 @@ from graticule.tensor import moves, report
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.merging import summed, wide
+from graticule.tensor.rules.merging import gradients, wide
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.rules.result_cuts import raise_as_torch
 from graticule.tensor.rules.support import whole
@@ -109,12 +109,7 @@ def group_norm_backward(
         parts = op(g.contiguous(), local, *statistics, weight, local.shape[0], channels, values, groups, wanted)
     else:
         parts = normalised_backward(g, local, mean, rstd, weight, groups, cut, wanted)
-    return _gradients(parts, wanted, cut)
-
-
-def _gradients(parts: Any, wanted: list[bool], cut: Cut) -> tuple[Any, ...]:
-    of_x, *of_parameters = (part if want else None for part, want in zip(parts, wanted, strict=True))
-    return None if of_x is None else DomainTensor(of_x, cut), *summed(of_parameters, cut)
+    return gradients(parts, wanted, cut)
 
 
 @rule(aten.native_layer_norm.default)
@@ -170,7 +165,7 @@ def layer_norm_backward(
     g = own_part(gradient, cut, x.dim()).expand_as(local)
     if cut.dim < lead:
         statistics = [own_part(t, cut, t.dim()) for t in (mean, rstd)]
-        return _gradients(op(g.contiguous(), local, shape, *statistics, weight, bias, wanted), wanted, cut)
+        return gradients(op(g.contiguous(), local, shape, *statistics, weight, bias, wanted), wanted, cut)
     of_x = of_weight = of_bias = None
     inner = wide(x.dtype)
     rows, rows_cut = _as_one_channel(local.to(inner), cut, lead)
@@ -213,4 +208,4 @@ def rms_norm_backward(
         return NotImplemented
     cut = x._cut
     g = own_part(gradient, cut, x.dim()).expand_as(x._local).contiguous()
-    return _gradients(op(g, x._local, shape, own_part(rstd, cut, x.dim()), weight, wanted), wanted, cut)
+    return gradients(op(g, x._local, shape, own_part(rstd, cut, x.dim()), weight, wanted), wanted, cut)

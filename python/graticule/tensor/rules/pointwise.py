@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
-from graticule.tensor.rules.support import whole
+from graticule.tensor.rules.support import told_to_all, whole
 
 
 def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -25,7 +25,7 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
     at_once = _parts_at_once(args, kwargs)
     if at_once is not None:
         own, its_cut = at_once
-        return _of_parts(op(*own, **kwargs), its_cut)
+        return _of_parts(_call(op, its_cut, own, kwargs), its_cut)
     flat, spec = pytree.tree_flatten((args, kwargs))
     tensors = [t for t in flat if isinstance(t, Tensor)]
     ndim = max(t.dim() for t in tensors)
@@ -35,7 +35,7 @@ def pointwise(op: Any, *args: Any, **kwargs: Any) -> Any:
         return op(*new_args, **new_kwargs)
     parts = [own_part(t, cut, ndim) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
-    return _of_parts(op(*new_args, **new_kwargs), cut)
+    return _of_parts(_call(op, cut, new_args, new_kwargs), cut)
 
 
 def _parts_at_once(args: Any, kwargs: Any) -> tuple[list[Any], Cut] | None:
@@ -88,13 +88,26 @@ def _in_place(op: Any, args: Any, kwargs: Any) -> Any:
     moves.refuse_write(op, target)
     at_once = _parts_at_once(args, kwargs)
     if at_once is not None:
-        op(*at_once[0], **kwargs)
+        _call(op, target._cut, at_once[0], kwargs)
         return target
     flat, spec = pytree.tree_flatten((rest, kwargs))
     parts = [own_part(t, target._cut, target.dim()) if isinstance(t, Tensor) else t for t in flat]
     new_args, new_kwargs = pytree.tree_unflatten(parts, spec)
-    op(target._local, *new_args, **new_kwargs)
+    _call(op, target._cut, (target._local, *new_args), new_kwargs)
     return target
+
+
+@functools.cache
+def _fails_by_value(op: Any) -> bool:
+    """Whether it does for whole numbers: a division by zero."""
+    return op._schema.name.partition("::")[2].rstrip("_") in ("remainder", "fmod", "div", "floor_divide")
+
+
+def _call(op: Any, cut: Cut, args: Any, kwargs: Any) -> Any:
+    if not _fails_by_value(op):
+        return op(*args, **kwargs)
+    with told_to_all(cut.domain):
+        return op(*args, **kwargs)
 
 
 def _common_cut(tensors: list[Tensor], ndim: int) -> Cut | None:

@@ -31,7 +31,8 @@ from graticule.tensor.running import uncut
 aten = torch.ops.aten
 
 
-def _spatial_dimensions(op: Any) -> int:
+def spatial_dimensions(op: Any) -> int:
+    """Of an op that pools, by its name."""
     return 3 if "pool3d" in op._schema.name else 2
 
 
@@ -50,7 +51,7 @@ def avg_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     """Means of whole windows, by the padding and the divisors that the whole grid has."""
     if x.numel() == 0:
         return uncut(op, (x, *options), {})
-    n = _spatial_dimensions(op)
+    n = spatial_dimensions(op)
     (shape,) = whole_shapes(op, x, *options)
     if x._cut.dim < x.dim() - n:
         return each(op, x, (shape,), options)
@@ -69,13 +70,13 @@ def max_pool(op: Any, x: DomainTensor, *options: Any) -> Any:
     """Maxima and their indices in the whole tensor, the serial op's among equals."""
     if x.numel() == 0:
         return uncut(op, (x, *options), {})
-    n = _spatial_dimensions(op)
+    n = spatial_dimensions(op)
     shapes = whole_shapes(op, x, *options)
     if x._cut.dim < x.dim() - n:
         return each(op, x, shapes, options)
     local, cut = in_intervals(x)
     out = output_cut(cut, shapes[0][cut.dim])
-    windows = _sliding(x, n, cut.dim, out.rows, options, (*options, 1)[3] if len(options) > 3 else 1)
+    windows = _sliding(x, n, cut.dim, out.rows, options, options[3] if len(options) > 3 else 1)
     wanted = [windows.inputs(rows) for rows in intervals(out)]
     window = rows_of(local, cut, wanted)
     if out.own == 0:
@@ -123,7 +124,7 @@ def avg_pool_backward(op: Any, grad: Tensor, x: Tensor, *options: Any) -> Any:
     """The gradient of own rows is made of all windows that touch them."""
     if not isinstance(x, DomainTensor) or x.numel() == 0:
         return uncut(op, (grad, x, *options), {})
-    n = _spatial_dimensions(op)
+    n = spatial_dimensions(op)
     if x._cut.dim < x.dim() - n:
         return each_backward(op, grad, x, options)
     local, cut = in_intervals(x)
@@ -147,7 +148,7 @@ def max_pool_backward(op: Any, grad: Tensor, x: Tensor, *rest: Any) -> Any:
     if not isinstance(x, DomainTensor) or x.numel() == 0:
         return uncut(op, (grad, x, *rest), {})
     *options, indices = rest
-    n = _spatial_dimensions(op)
+    n = spatial_dimensions(op)
     if x._cut.dim < x.dim() - n:
         return each_backward(op, grad, x, (*options, own_part(indices, x._cut, indices.dim())))
     local, cut = in_intervals(x)

@@ -11,9 +11,8 @@ from graticule.exchange import wrapped_dimension
 from graticule.tensor import moves, report
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.pointwise import pointwise
 from graticule.tensor.rules.result_cuts import raise_as_torch
-from graticule.tensor.rules.slicing import slice_
+from graticule.tensor.rules.slicing import slice_, slice_scatter
 
 aten = torch.ops.aten
 
@@ -53,17 +52,7 @@ def select_scatter(op: Any, x: Tensor, src: Tensor, dim: int, index: int) -> Dom
     if not -size <= index < size or list(src.shape) != expected:
         raise_as_torch(op, x, src, dim, index)
     index %= size
-    if isinstance(x, DomainTensor) and x._cut.dim == dim and not x._cut.is_interval:
-        return NotImplemented  # its slices are copies
-    if isinstance(x, DomainTensor):
-        result = DomainTensor(x._local.clone(), x._cut)
-    else:
-        assert isinstance(src, DomainTensor)
-        cut = src._cut.at(src._cut.dim + (dim <= src._cut.dim))
-        result = DomainTensor(cut.part_of(x).clone(), cut)
-    target = slice_(aten.slice.Tensor, result, dim, index, index + 1)
-    pointwise(aten.copy_.default, target, aten.unsqueeze.default(src, dim))
-    return result
+    return slice_scatter(aten.slice_scatter.default, x, aten.unsqueeze.default(src, dim), dim, index, index + 1)
 
 
 @rule(aten.unbind.int)

@@ -98,8 +98,9 @@ def istft(
     weights = _whole_window(window, win_length, n_fft, frames)
     count = spectra.shape[1]
     # On the CPU, with values of that size: errors and the length of the result are PyTorch's own.
+    here = window.cpu() if isinstance(window, Tensor) else window
     expected = torch.istft(
-        torch.zeros(1, *input.shape[-2:], dtype=input.dtype), n_fft, hop_length, win_length, window, *options
+        torch.zeros(1, *input.shape[-2:], dtype=input.dtype), n_fft, hop_length, win_length, here, *options
     )
     signal = _added_up(frames * weights, hop)
     envelope = _added_up(weights.square().expand(1, count, n_fft), hop)[0]
