@@ -163,7 +163,8 @@ TEST(Cuts, CheckModeComparesOptionsAndShapes) {
         ->forward(at::ones({other ? 1 : 2, 4, 4, 6}));
   });
   differ([](const Domain& domain, bool other) {
-    DomainParallelInterpolate({8, 6}, other ? "nearest" : "nearest-exact", -2, domain)->forward(at::ones({1, 4, 2, 6}));
+    DomainParallelInterpolate(Ints{8, 6}, other ? "nearest" : "nearest-exact", -2, domain)
+        ->forward(at::ones({1, 4, 2, 6}));
   });
   differ([](const Domain& domain, bool other) {
     DomainParallelGroupNorm norm(torch::nn::GroupNorm(torch::nn::GroupNormOptions(2, 4)), -2, domain);

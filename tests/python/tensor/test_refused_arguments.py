@@ -203,4 +203,4 @@ def test_a_division_by_zero_on_one_rank_is_an_error_on_both(function):
         return function(x, y).sum()
 
     errors = failures(2, body)
-    assert [("ZeroDivisionError" in str(errors[rank])) for rank in range(2)] == [True, True]
+    assert "ZeroDivisionError" in str(errors[1]) and "rank 1" in str(errors[0])

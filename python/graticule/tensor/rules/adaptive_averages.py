@@ -27,5 +27,6 @@ def _to_one(pool: Callable[..., Tensor], spatial: int) -> Callable[..., Tensor]:
     return run
 
 
+functions.replaced[F.adaptive_avg_pool1d] = _to_one(F.adaptive_avg_pool1d, 1)
 functions.replaced[F.adaptive_avg_pool2d] = _to_one(F.adaptive_avg_pool2d, 2)
 functions.replaced[F.adaptive_avg_pool3d] = _to_one(F.adaptive_avg_pool3d, 3)

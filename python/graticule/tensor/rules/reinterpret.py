@@ -82,6 +82,7 @@ def as_strided_scatter(op: Any, x: Any, src: Any, *args: Any, **kwargs: Any) -> 
     aten.unsqueeze_.default,
     aten.transpose_.default,
     aten.t_.default,
+    aten.as_strided_.default,
     aten.resize_.default,
     aten.resize_as_.default,
     aten.set_.default,
@@ -95,12 +96,3 @@ def refused(op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         f"{op}: expected an op that gives a new tensor, got one that changes the shape of its argument in place, "
         "which a DomainTensor cannot: use the one without the underscore"
     )
-
-
-@rule(aten.as_strided_.default)
-def as_strided_in_place(op: Any, x: Any, size: Any, stride: Any, storage_offset: Any = None) -> Any:
-    """Other strides of dimensions with one index, as pooling to a single value gives its result, change nothing."""
-    strides = zip(size, stride, x.stride(), strict=False)
-    if list(size) == list(x.shape) and not storage_offset and all(n < 2 or new == own for n, new, own in strides):
-        return x
-    return refused(op, x)
