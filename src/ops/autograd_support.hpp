@@ -22,9 +22,11 @@ inline void refuse_double_backward(const std::string& layer, std::initializer_li
 }
 
 /// Saves a tensor of nothing. Activation checkpointing recomputes up to the last tensor that was saved, which differs
-/// between ranks where their local work does: an op that communicates must be run again on all of them or on none.
+/// between ranks where their local work does, once a saved tensor is asked for: an op that communicates must be run
+/// again on all of them or on none. So its backward asks for the mark.
 inline void save_a_mark(torch::autograd::AutogradContext* ctx, const at::Tensor& like) {
   ctx->save_for_backward({at::empty({0}, like.options())});
 }
+inline void ask_for_the_mark(const torch::autograd::AutogradContext* ctx) { (void)ctx->get_saved_variables(); }
 
 }  // namespace graticule::ops

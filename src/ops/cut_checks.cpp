@@ -23,8 +23,9 @@ void check_own_rows(const at::Tensor& x, int64_t dim, const std::vector<int64_t>
 }
 
 void check_cut(const at::Tensor& x, const Cut& cut, const comm::Domain& domain) {
-  TORCH_CHECK_TYPE(at::isFloatingType(x.scalar_type()), cut.layer, ": expected a real floating-point tensor, got ",
-                   x.scalar_type(), comm::where(domain));
+  const at::ScalarType type = x.scalar_type();
+  TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, cut.layer,
+                   ": expected a real floating-point tensor of 16, 32 or 64 bits, got ", type, comm::where(domain));
   TORCH_CHECK_VALUE(x.dim() >= 3 && x.dim() <= 5, cut.layer,
                     ": expected a tensor of 3 to 5 dimensions (N, C, spatial...), got ", x.dim(), comm::where(domain));
   TORCH_CHECK_VALUE(cut.dim >= 2 && cut.dim < x.dim(), cut.layer, ": expected the cut dimension to be one of 2 to ",

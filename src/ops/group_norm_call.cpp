@@ -69,6 +69,11 @@ at::ScalarType check(const at::Tensor& x, const Optional& weight, const Optional
   const at::ScalarType type = under_autocast(x) ? autocast_type(x) : x.scalar_type();
   check_parameter(weight, x, type, "weight", cut, domain);
   check_parameter(bias, x, type, "bias", cut, domain);
+  if (weight.has_value() && weight->defined() && bias.has_value() && bias->defined()) {
+    TORCH_CHECK_TYPE(type != x.scalar_type() || weight->scalar_type() == bias->scalar_type(), cut.layer,
+                     ": expected a bias of the weight's dtype ", weight->scalar_type(), ", got ", bias->scalar_type(),
+                     comm::where(domain));
+  }
   return type;
 }
 

@@ -66,6 +66,8 @@ void check_arguments(const at::Tensor& x, const InterpolateArguments& a, const C
 }
 
 Resolved resolve(const at::Tensor& x, const InterpolateArguments& a, const Cut& cut, const comm::Domain& domain) {
+  TORCH_CHECK_VALUE(x.size(1) >= 1 || a.mode == "area", cut.layer, ": expected an input of at least one channel, got ",
+                    x.sizes(), comm::where(domain));
   Resolved result;
   const bool keep_scale = !a.scale_factor.empty() && !a.recompute_scale_factor.value_or(false) && a.mode != "area";
   for (int64_t dim = 2; dim < x.dim(); ++dim) {

@@ -65,7 +65,10 @@ at::Tensor pad_across(const at::Tensor& x, const std::vector<int64_t>& before, c
     if (!is_cut) check_padding(before[dim - 2], after[dim - 2], x.size(dim), mode, cut);
   }
   if (!any) return x;
-  if (mode == "zeros") return at::constant_pad_nd(x, pads, 0);
+  if (mode == "zeros") {
+    const at::Tensor padded = at::constant_pad_nd(x, pads, 0);
+    return x.numel() == 0 ? padded.contiguous(halo::memory_format(x)) : padded;
+  }
   // ATen's circular padding gives a contiguous tensor, whatever it is given.
   if (x.numel() != 0) return at::pad(x, pads, mode).contiguous(halo::memory_format(x));
   at::Tensor result = x;

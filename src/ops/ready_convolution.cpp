@@ -47,9 +47,17 @@ void check_weight(const at::Tensor& x, const at::Tensor& weight, const std::opti
   // Uncut, the result of none has no channels either, whatever the weight says.
   TORCH_CHECK_VALUE(channels >= 1, cut.layer, ": expected a weight of at least one input channel, got ", weight.sizes(),
                     comm::where(domain));
+  TORCH_CHECK_VALUE(weight.size(0) >= 1, cut.layer, ": expected a weight of at least one output channel, got ",
+                    weight.sizes(), comm::where(domain));
   TORCH_CHECK_VALUE(x.size(1) == channels, cut.layer, ": expected an input of ", channels, " channels, got ", x.size(1),
                     comm::where(domain));
-  const bool autocast = under_autocast(x);
+  for (int64_t dim = 2; dim < x.dim(); ++dim) {
+    TORCH_CHECK_VALUE(weight.size(dim) >= 1 && (dim == cut.dim || x.size(dim) >= 1), cut.layer,
+                      ": expected a weight and an input of at least one value in dimension ", dim, ", got ",
+                      weight.sizes(), " and ", x.sizes(), comm::where(domain));
+  }
+  // Autocast leaves float64 as it is, and casts the rest.
+  const bool autocast = under_autocast(x) && (x.scalar_type() == at::kDouble) == (weight.scalar_type() == at::kDouble);
   TORCH_CHECK_TYPE(autocast || x.scalar_type() == weight.scalar_type(), cut.layer,
                    ": expected an input of the weight's dtype ", weight.scalar_type(), ", got ", x.scalar_type(),
                    comm::where(domain));

@@ -149,6 +149,7 @@ struct ResampleFunction : torch::autograd::Function<ResampleFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    ask_for_the_mark(ctx);
     auto& data = ctx->saved_data;
     const Arguments a{data["mode"].toStringRef(),
                       data["align_corners"].toBool(),

@@ -264,6 +264,7 @@ struct ExchangeFunction : torch::autograd::Function<ExchangeFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    ask_for_the_mark(ctx);
     const auto& saved = static_cast<const Saved&>(*ctx->saved_data["call"].toCapsule());
     const bool gathers = !saved.forward_gathers;
     variable_list results(saved.count + 2);

@@ -67,8 +67,12 @@ void expect_tensors_refused(const std::string& part, const at::Tensor& x, const 
 }
 
 TEST(OpErrors, ConvolutionTensors) {
-  expect_tensors_refused("a real floating-point tensor, got Int", image(at::kInt), kernel(at::kInt));
+  expect_tensors_refused("a real floating-point tensor of 16, 32 or 64 bits, got Int", image(at::kInt),
+                         kernel(at::kInt));
   expect_tensors_refused("the weight's dtype Double, got Float", image(), kernel(at::kDouble));
+  expect_tensors_refused("at least one value in dimension 3", at::ones({1, 4, 4, 0}), kernel());
+  expect_tensors_refused("at least one value in dimension 3", image(), at::ones({4, 4, 3, 0}));
+  expect_tensors_refused("at least one output channel", image(), at::ones({0, 4, 3, 3}));
   expect_tensors_refused("an input of 4 channels, got 3", at::ones({1, 3, 4, 6}), kernel());
   expect_tensors_refused("3 to 5 dimensions", at::ones({4, 4}), kernel());
   expect_tensors_refused("an input of 4 dimensions (batched), got 5", at::ones({1, 4, 4, 6, 2}), kernel());
@@ -151,6 +155,10 @@ TEST(OpErrors, GroupNorm) {
   refused("a weight of the input's dtype Float, got Double", image(), 2, at::ones({4}, at::kDouble));
   refused("more than one value to normalise", at::ones({1, 4, 1}), 4, std::nullopt, {0, 1, 1});
   refused("a real floating-point tensor", image(at::kLong), 2, std::nullopt);
+  refused("of 16, 32 or 64 bits", image().to(at::kFloat8_e5m2), 2, std::nullopt);
+  expect_refused("a bias of the weight's dtype BFloat16, got Float", [](const Cut& cut) {
+    group_norm(image(at::kBFloat16), 2, at::ones({4}, at::kBFloat16), at::ones({4}), 1e-5, cut);
+  });
   refused("expected 4 rows in dimension 2, got 5", at::ones({1, 4, 5, 6}), 2, std::nullopt);
 }
 
@@ -168,6 +176,9 @@ TEST(OpErrors, Interpolation) {
   refused("a scale_factor of 2 values, got 3", {.scale_factor = {1, 1, 1}, .mode = "bilinear"});
   refused("recompute_scale_factor goes with scale_factor", {.size = {8, 8}, .recompute_scale_factor = true});
   refused("interpolation of 8 to 0", {.size = {0, 8}, .mode = "bilinear"});
+  expect_refused("at least one channel", [](const Cut& cut) {
+    interpolate(at::ones({1, 0, 4, 6}), {.size = {8, 8}, .mode = "bilinear"}, cut);
+  });
   refused("wrong in PyTorch itself", {.size = {8, 1}, .mode = "bilinear", .antialias = true});
 }
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
 
 from graticule import PeriodicConv2d, fold_rows, gather_rows
 from graticule.domain_parallel import layers
@@ -406,18 +407,42 @@ def test_a_gradient_that_one_rank_does_not_give(kind):
         def backward(ctx, gradient):
             return None
 
-    def make():
-        torch.manual_seed(1)
-        return (nn.Conv2d(4, 4, 3, padding=1) if kind == "conv" else nn.GroupNorm(2, 4)).double()
-
+    serial = (nn.Conv2d(4, 4, 3, padding=1) if kind == "conv" else nn.GroupNorm(2, 4)).double()
     x = whole.clone().requires_grad_()
-    make()(x)[:, :, :4].square().sum().backward()
+    serial(x)[:, :, :4].square().sum().backward()
     cut_layer = layers.DomainParallelConv2d if kind == "conv" else layers.DomainParallelGroupNorm
 
     def body(domain):
         mine = own_rows(whole, 2, domain).clone().requires_grad_()
-        y = cut_layer(make(), domain=domain)(mine)
+        y = cut_layer(copy.deepcopy(serial), domain=domain)(mine)
         (y if domain.rank == 0 else WithoutGradient.apply(y)).square().sum().backward()
         return mine.grad
 
     assert relative(torch.cat(run_ranks(2, body), 2), x.grad) < 1e-12
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("kind", ["gather_rows", "interpolation"])
+def test_a_checkpoint_computes_an_exchange_again_on_all_ranks(kind, ranks):
+    """Though one rank alone has work behind it that keeps something for backward."""
+    torch.manual_seed(0)
+    whole, factor = torch.randn(1, 2, 12, 6, dtype=torch.float64), torch.randn(1, 2, 1, 6, dtype=torch.float64)
+    offsets = balanced(12, ranks)
+
+    def body(domain):
+        x = own_rows(whole, 2, domain).clone().requires_grad_()
+        resize = layers.DomainParallelInterpolate((17, 6), domain=domain, rows=12)
+        begins, ends = [max(0, o - 1) for o in offsets[:-1]], [min(12, o + 1) for o in offsets[1:]]
+
+        def block(x):
+            y = resize(x) if kind == "interpolation" else gather_rows(x, domain, offsets, begins, ends)
+            return y * factor if domain.rank == 0 else y
+
+        def gradient(call):
+            x.grad = None
+            call(x).sum().backward()
+            return x.grad
+
+        return relative(gradient(lambda x: checkpoint(block, x, use_reentrant=False)), gradient(block))
+
+    assert max(run_ranks(ranks, body)) < 1e-14

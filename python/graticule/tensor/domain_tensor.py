@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graticule.domain import Domain
-from graticule.tensor import functions
+from graticule.tensor import functions, inference
 from graticule.tensor.call_facts import run
 from graticule.tensor.cut import Cut
 from graticule.tensor.differentiating import backward_passes
@@ -133,7 +133,7 @@ class DomainTensor(Tensor):
         cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         # A plain loss begins a backward pass with torch functions on: what an op is made of is no business of theirs.
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass(), inference.as_autograd_expects(func, args):
             return run(func, args, kwargs or {}, find_rule(func))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]

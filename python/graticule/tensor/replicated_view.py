@@ -122,7 +122,7 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
 
 def _note_source(t: Any, given: Any) -> None:
     """Notes the memory that a view whose rows were moved would share, and how often it was written into."""
-    base = t._base if t._is_view() else None
+    base: Any = t._base if t._is_view() else None
     if type(base) is type(t):
         source = base._local
     else:

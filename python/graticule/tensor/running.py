@@ -67,10 +67,15 @@ def decomposed(op: Any, args: Any, kwargs: Any) -> Any:
     """The op as those that it is made of, or NotImplemented."""
     if op in _KEPT_WHOLE:
         return NotImplemented
+    # What torch takes apart before a rule sees it comes whole in inference mode; the table has some with arguments of
+    # other kinds.
+    result = op.decompose(*args, **kwargs)
+    if result is not NotImplemented:
+        return result
     parts = decomposition_table.get(op)
     if parts is not None and not op._schema.is_mutable:
         return parts(*args, **kwargs) if _round_alike(args, kwargs) else NotImplemented
-    return op.decompose(*args, **kwargs)
+    return NotImplemented
 
 
 def uncut(op: Any, args: Any, kwargs: Any) -> Any:

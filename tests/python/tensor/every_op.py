@@ -196,7 +196,7 @@ def can_be_compared(name: str, case: Case, way: Way) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results, _ = serial(case.function, case.arguments, gradients=case.gradients)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         if name not in UNCUT_ERRORS and not way.may_fail:
             raise
         return False

@@ -61,10 +61,14 @@ def _inference(op: Any) -> Call | None:
     return call
 
 
+_CHANGE_SHAPES = "squeeze squeeze.multiple unsqueeze transpose t as_strided as_strided.partial_views".split()
+_CHANGES_SHAPE = "changes the shape of its argument in place"
+
 DIRECTLY = Way(lambda op: op.op)
 WAYS = {
     # Where the result has another shape or type.
-    "in place": Way(_in_place, may_fail=True),
-    "out": Way(_out, gradients=False),
+    "in place": Way(_in_place, may_fail=True, refused=dict.fromkeys(_CHANGE_SHAPES, _CHANGES_SHAPE)),
+    # Some have no such argument after all, or give no tensors alone.
+    "out": Way(_out, gradients=False, may_fail=True, refused={"lu": _CHANGES_SHAPE}),
     "inference mode": Way(_inference, gradients=False),
 }

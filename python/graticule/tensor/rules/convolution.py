@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def _check_channels(x: Any, weight: Tensor, options: Any) -> None:
         )
 
 
-def _check_output(x: Any, shape: list[int], options: tuple) -> None:
+def _check_output(x: Any, shape: Sequence[int], options: tuple) -> None:
     """RuntimeError where torch's kernels have one, and its shapes alone do not tell."""
     stride, _, dilation, transposed, more, _ = options
     too_much = transposed and any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True))

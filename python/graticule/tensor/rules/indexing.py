@@ -201,6 +201,7 @@ def index_add(op: Any, x: Tensor, dim: int, index: Tensor, source: Tensor, *, al
     elif isinstance(x, DomainTensor):
         target = DomainTensor(x._local.clone(), x._cut)
     else:
+        assert isinstance(source, DomainTensor)
         target = _cut_like(x, IndexLayout(x.shape, numbers), source)
     if adds and alpha != 1:
         source = source * alpha
