@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    train a weather emulator cut by latitude on RANKS=2 MPI ranks'
 	@echo 'make test    every test but those of models by other people: C++, Python, Gloo and MPI processes'
 	@echo 'make test-models  models by other people, cut and uncut; installs them (requirements-models.txt)'
-	@echo 'make bench   time every layer against its local work (25 to 65 minutes on an idle machine); docs/benchmarks.md'
+	@echo 'make bench   time every layer against its local work (one to three hours on an idle machine); docs/benchmarks.md'
 	@echo 'make bench-smoke  that every row and contender works, without timing; make bench-check: ratios against stored ones'
 	@echo 'make lint    clang-format, ruff and mypy; make tidy: clang-tidy'
 	@echo 'make clean   remove .venv and build/'

@@ -308,3 +308,19 @@ def test_any_sizes(batch, heads, queries, keys, dims, extra, ranks):
         compare(attention, *values, ranks=(ranks,))
     else:
         compare(attention, *values, randn(queries, keys) if extra == "rows" else randn(heads, 1, keys), ranks=(ranks,))
+
+
+@pytest.mark.parametrize("tokens", [3, 13])
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_layouts_of_output_and_gradient(tokens, dim):
+    """Features that lie apart in memory: of queries, so of the output where a rank has one row, and of its gradient."""
+    q, k, v = (torch.randn(4, 4, n, 8, dtype=torch.float64) for n in (tokens, 6, 6))
+
+    def transposed(x, k, v):
+        return F.scaled_dot_product_attention(x.transpose(dim, 0), k, v) * 1.5
+
+    def with_transposed_gradient(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).contiguous() * 1.5
+
+    compare(transposed, Cut(q.transpose(dim, 0).contiguous(), 0), k, v, ranks=(2, 3), gathers=True)
+    compare(with_transposed_gradient, Cut(q, dim), k, v, ranks=(2, 3), gathers=True)

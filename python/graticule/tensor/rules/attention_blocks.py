@@ -109,6 +109,8 @@ def backward(
     heads_k, heads_v = _for_heads(k, q), _for_heads(v, q)
     if result.bias is None and _is_fused(q, heads_k, heads_v, bias, o, at):
         mask = None if bias is None else _four_dimensional(bias).to(q.dtype)
+        # The kernel takes the features of these two, too, for neighbours in memory, and does not look.
+        grad, out = (t if t.stride(-1) == 1 else t.contiguous() for t in (grad, out))
         q_grad, k_grad, v_grad = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, heads_k, heads_v, out, total, 0.0, o.causal, attn_mask=mask, scale=o.scale
         )
