@@ -330,7 +330,7 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             if type(t) is kind and t.requires_grad:
                 _keep_cut(t)
     result = func(*args, **kwargs)
-    if shared and func is torch.nn.functional.linear:
+    if shared and func is torch.nn.functional.linear and type(result) is kind:
         # Of a gradient that comes by features the weight's would be made by features too.
         _keep_cut(result)
     if not writes:
