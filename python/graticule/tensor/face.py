@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from graticule.domain import Domain
 from graticule.exchange import wrapped_dimension
-from graticule.tensor import functions
+from graticule.tensor import functions, moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.layout import strides_in_order
@@ -35,11 +36,14 @@ def shard(x: Tensor, domain: Any, dim: int = -2) -> DomainTensor:
 def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -> DomainTensor:
     """A DomainTensor over rows that this rank has; it shares their memory, where they lie densely. All ranks must call.
 
+    Where some rank has one row or none, the rank of most rows says in which order dimensions lie, and rows that lie in
+    another one are copied.
+
     Args:
         x: this rank's rows.
         domain: what Domain.of takes.
         dim: the cut dimension.
-        rows: rows of all ranks, cut as shard cuts them: nothing travels. Without it the ranks tell each other how many
+        rows: rows of all ranks, cut as shard cuts them: nothing travels, unless some rank has one row or none. Without it the ranks tell each other how many
             they have, and any cut will do.
 
     Raises:
@@ -54,7 +58,7 @@ def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -
         x = x.contiguous()
     if rows is None:
         offsets = tuple(torch.ops.graticule.row_offsets(own, within.group_name, "from_local"))
-        return functions.from_local(x, Cut(within, place, offsets))
+        return _laid_out_alike(x, Cut(within, place, offsets))
     cut = Cut.balanced(within, place, rows)
     if own != cut.own:
         why = (
@@ -64,7 +68,27 @@ def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -
         # The others may have as many as they should.
         torch.ops.graticule.poison(within.group_name, why)
         raise ValueError(why)
-    return functions.from_local(x, cut)
+    return _laid_out_alike(x, cut)
+
+
+def _laid_out_alike(x: Tensor, cut: Cut) -> DomainTensor:
+    """One row or none does not tell in which order dimensions lie: then all take that of the rank of most rows."""
+    size = cut.domain.size
+    if size == 1 or cut.least_size > 1:
+        return functions.from_local(x, cut)
+    own = torch.tensor([x.stride()], device=x.device)
+    found = moves.everything(own, Cut(cut.domain, 0, tuple(range(size + 1))))
+    if found.is_meta:
+        return functions.from_local(x, cut)
+    counts = [end - begin for begin, end in itertools.pairwise(cut.offsets)]
+    most = max(counts)
+    sizes = tuple(most if d == cut.dim else n for d, n in enumerate(x.shape))
+    whole = tuple(cut.global_shape(x.shape))
+    strides = strides_in_order(tuple(found[counts.index(most)].tolist()), sizes, whole)
+    here = strides_in_order(strides, whole, tuple(x.shape))
+    if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), here, strict=True)):
+        x = torch.empty_strided(x.shape, here, dtype=x.dtype, device=x.device).copy_(x)
+    return functions.from_local(x, cut, strides)
 
 
 def _is_dense(x: Tensor) -> bool:

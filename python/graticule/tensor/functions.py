@@ -67,7 +67,11 @@ class _Recut(EagerFunction):
 class _Part(EagerFunction):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, cut: Cut) -> Tensor:
-        return _class()(cut.part_of(whole).clone(), cut)
+        if cut.domain.size == 1 or cut.least_size > 1:
+            return _class()(cut.part_of(whole).clone(), cut)
+        if torch.empty_like(whole, device="meta").stride() != whole.stride():
+            whole = whole.contiguous()
+        return _class()(cut.part_of(whole).clone(), cut, strides=whole.stride())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -110,14 +114,14 @@ class _ToLocal(EagerFunction):
 
 class _FromLocal(EagerFunction):
     @staticmethod
-    def forward(ctx: Any, local: Tensor, cut: Cut) -> Tensor:
+    def forward(ctx: Any, local: Tensor, cut: Cut, strides: tuple[int, ...] | None) -> Tensor:
         ctx.cut = cut
-        return _class()(local.view_as(local), cut)
+        return _class()(local.view_as(local), cut, strides=strides)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         cut_gradient = as_cut(gradient, ctx.cut)
-        return None if cut_gradient is None else to_local(cut_gradient).clone(), None  # type: ignore[arg-type]
+        return None if cut_gradient is None else to_local(cut_gradient).clone(), None, None  # type: ignore[arg-type]
 
 
 class _Gather(_Whole):
@@ -141,9 +145,9 @@ def gather(t: DomainTensor) -> Tensor:
         return _Gather.apply(t)
 
 
-def from_local(local: Tensor, cut: Cut) -> DomainTensor:
-    """A DomainTensor over these rows; differentiable."""
-    return _FromLocal.apply(local, cut)
+def from_local(local: Tensor, cut: Cut, strides: tuple[int, ...] | None = None) -> DomainTensor:
+    """A DomainTensor over these rows; differentiable. `strides`: see DomainTensor."""
+    return _FromLocal.apply(local, cut, strides)
 
 
 def shard(whole: Tensor, cut: Cut) -> DomainTensor:

@@ -82,6 +82,23 @@ def test_writes_reach_what_shares_memory(name):
     compare(write, Cut(x, dim), ranks=(2, 3), gradients=False)
 
 
+def test_writes_into_views_of_another_order_of_dimensions():
+    """A reshape of them is a copy uncut."""
+    x = torch.empty_strided((2, 3, 4, 2, 3), (24, 2, 6, 1, 48), dtype=torch.float64).normal_()
+
+    def write(x):
+        y = x * 1
+        y.unflatten(4, (1, 3)).flatten(0, 1).mul_(2)
+        return y
+
+    compare(write, Cut(x, 2), ranks=(2, 3), gradients=False)
+
+    def body(domain):
+        return write(graticule.shard(x, domain, 2)).gather()
+
+    assert all(torch.equal(y, write(x)) for y in run_ranks(3, body))
+
+
 def test_rows_taken_by_an_index_can_be_viewed():
     compare(lambda x: [x[:, ROWS].view(2, -1), x.index_select(1, ROWS).view(8, 4)], Cut(TOKENS, 1), gathers=True)
 
