@@ -43,8 +43,8 @@ def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -
         x: this rank's rows.
         domain: what Domain.of takes.
         dim: the cut dimension.
-        rows: rows of all ranks, cut as shard cuts them: nothing travels, unless some rank has one row or none. Without it the ranks tell each other how many
-            they have, and any cut will do.
+        rows: rows of all ranks, cut as shard cuts them: nothing travels, unless some rank has one row or none. Without
+            it the ranks tell each other how many they have, and any cut will do.
 
     Raises:
         ValueError: where `rows` is given and this rank has another number of them than shard would give it.
