@@ -349,3 +349,18 @@ def test_a_row_is_printed_and_copied_as_a_tensor():
         assert row.requires_grad
 
     run_ranks(2, body)
+
+
+@pytest.mark.parametrize("kind", ["array", "list", "tensor"])
+def test_a_mask_of_two_dimensions_beside_an_integer_of_the_cut_one(kind):
+    """Of whatever kind: no write may be lost."""
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    index = {"array": mask.numpy(), "list": mask.tolist(), "tensor": mask}[kind]
+
+    def body(domain):
+        x = graticule.shard(torch.zeros(4, 5, 6), domain, 2)
+        x[index, 3] = 0.5
+        return x
+
+    errors = failures(2, body)
+    assert len(errors) == 2 and all("beside the integer 3" in str(error) for error in errors.values())
