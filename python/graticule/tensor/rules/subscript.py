@@ -74,7 +74,7 @@ def _integer_of_cut_dimension(x: DomainTensor, entries: list[Any]) -> int | None
 def _dimensions(entry: Any) -> int:
     if entry is None or entry is Ellipsis or isinstance(entry, bool):
         return 0
-    if isinstance(entry, (list, tuple)) or not isinstance(entry, Tensor) and getattr(entry, "ndim", 0):
+    if isinstance(entry, (list, tuple)) or not isinstance(entry, Tensor) and bool(getattr(entry, "ndim", 0)):
         # Lists and arrays of NumPy's are index tensors as well; torch itself says what is wrong with others.
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
             entry = torch.as_tensor(entry)
