@@ -47,8 +47,10 @@ def _is_pointwise(op: Any) -> bool:
 
 
 # Their decompositions read values or make whole tensors where a gather is no worse; that of attention gives the weights
-# where the op gives the logarithms of their sums, which backward takes.
+# where the op gives the logarithms of their sums, which backward takes. That of the multilabel margin loss takes other
+# labels than the op where a row of them ends early.
 _KEPT_WHOLE = {
+    torch.ops.aten.multilabel_margin_loss_forward.default,
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,

@@ -180,3 +180,11 @@ def test_cross_entropy_of_flattened_rows():
         Cut(CLASSES, 1),
     )
     compare(lambda x: F.cross_entropy(x.permute(0, 2, 3, 1).reshape(-1, 4), CLASSES.reshape(-1)), Cut(X))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1, 2], [1, 1, 2, -1], [-1, 0, 1, 2], [3, 2, 1, 0]])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_multilabel_margin_ends_at_the_first_negative_label(labels, dim):
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.tensor([labels] * 6)
+    compare(lambda x: F.multilabel_margin_loss(x, y), Cut(x, dim), ranks=(1, 2), gathers=True)
+    compare(lambda x: F.multilabel_margin_loss(x, y, reduction="none"), Cut(x, dim), ranks=(2,), gathers=True)
