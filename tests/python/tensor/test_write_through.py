@@ -364,3 +364,13 @@ def test_a_mask_of_two_dimensions_beside_an_integer_of_the_cut_one(kind):
 
     errors = failures(2, body)
     assert len(errors) == 2 and all("beside the integer 3" in str(error) for error in errors.values())
+
+
+@pytest.mark.parametrize("index", [[slice(None), 3], [None, slice(1, 3), -1], [Ellipsis, 0]])
+def test_a_list_that_stands_for_a_tuple(index):
+    def write(x):
+        y = x * 1
+        y[index] = 0.5
+        return y
+
+    compare(write, Cut(values(4, 6), 1), ranks=(2, 3))
