@@ -18,9 +18,8 @@ namespace graticule {
 /// below the name "conv". forward takes this rank's rows (N, C, spatial...) or (C, spatial...) and gives this rank's
 /// rows of what `conv` gives on the uncut tensor. All ranks of the domain must call. Without a domain, or on one rank,
 /// `conv` itself. Throws c10::ValueError or TypeError on every rank, before any message but that of the sizes, for what
-/// every rank can see
-/// (dimensions, channels, dtype, a window larger than the grid), and c10::Error within the domain's timeout where ranks
-/// differ.
+/// every rank can see (dimensions, channels, dtype, a window larger than the grid), and c10::Error within the domain's
+/// timeout where ranks differ.
 template <size_t D, typename Conv>
 class DomainParallelConvImpl : public torch::nn::Module, public CutLayer {
  public:

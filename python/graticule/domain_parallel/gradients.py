@@ -83,5 +83,6 @@ def _sync_bucket(bucket: list[nn.Parameter], domain: Domain) -> None:
     for p, part, total in zip(bucket, parts, flat.split([part.numel() for part in parts]), strict=True):
         if p.grad is None:
             p.grad = torch.empty_like(p)
-        p.grad = p.grad.resolve_conj()
+        if p.grad.is_conj():
+            p.grad = p.grad.resolve_conj()
         _as_real(p.grad).copy_(total.view(part.shape))

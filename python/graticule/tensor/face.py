@@ -73,18 +73,15 @@ def from_local(x: Tensor, domain: Any, dim: int = -2, rows: int | None = None) -
 
 def _laid_out_alike(x: Tensor, cut: Cut) -> DomainTensor:
     """One row or none does not tell in which order dimensions lie: then all take that of the rank of most rows."""
-    size = cut.domain.size
-    if size == 1 or cut.least_size > 1:
+    if cut.domain.size == 1 or cut.least_size > 1:
         return functions.from_local(x, cut)
-    own = torch.tensor([x.stride()], device=x.device)
-    found = moves.everything(own, Cut(cut.domain, 0, tuple(range(size + 1))))
-    if found.is_meta:
+    found = moves.said_by_most_rows(torch.tensor(x.stride(), device=x.device), cut)
+    if found is None:
         return functions.from_local(x, cut)
-    counts = [end - begin for begin, end in itertools.pairwise(cut.offsets)]
-    most = max(counts)
+    most = max(end - begin for begin, end in itertools.pairwise(cut.offsets))
     sizes = tuple(most if d == cut.dim else n for d, n in enumerate(x.shape))
     whole = tuple(cut.global_shape(x.shape))
-    strides = strides_in_order(tuple(found[counts.index(most)].tolist()), sizes, whole)
+    strides = strides_in_order(tuple(found), sizes, whole)
     here = strides_in_order(strides, whole, tuple(x.shape))
     if any(n > 1 and a != b for n, a, b in zip(x.shape, x.stride(), here, strict=True)):
         x = torch.empty_strided(x.shape, here, dtype=x.dtype, device=x.device).copy_(x)

@@ -45,6 +45,13 @@ def as_whole(gradient: Tensor | None) -> Tensor | None:
     return _Whole.apply(gradient) if isinstance(gradient, _class()) else gradient
 
 
+def part_laid_out_as_whole(whole: Tensor, cut: Cut, moved: bool = False) -> DomainTensor:
+    """This rank's part in memory of its own, with the strides that all ranks see in the whole."""
+    if torch.empty_like(whole, device="meta").stride() != whole.stride():
+        whole = whole.contiguous()
+    return _class()(cut.part_of(whole).clone(), cut, moved, strides=whole.stride())
+
+
 def _own(t: Tensor, source: Tensor) -> Tensor:
     """`t` in memory of its own, if it is `source`: autograd adds in place to gradients that it holds alone."""
     return t.clone() if t is source else t
@@ -69,9 +76,7 @@ class _Part(EagerFunction):
     def forward(ctx: Any, whole: Tensor, cut: Cut) -> Tensor:
         if cut.domain.size == 1 or cut.least_size > 1:
             return _class()(cut.part_of(whole).clone(), cut)
-        if torch.empty_like(whole, device="meta").stride() != whole.stride():
-            whole = whole.contiguous()
-        return _class()(cut.part_of(whole).clone(), cut, strides=whole.stride())
+        return part_laid_out_as_whole(whole, cut)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -76,14 +76,19 @@ def _agreed_format(t: Any) -> torch.memory_format:
         return own
     # A replicated value in another format would be computed on by other loops, and so be other bits. One row or none
     # may lie in memory in either way, and those of from_local in any: the rank of most rows decides.
-    domain, offsets = t._cut.domain, t._cut.offsets
-    counts = [end - begin for begin, end in itertools.pairwise(offsets)]
-    each = Cut(domain, 0, tuple(range(domain.size + 1)))
     is_last = torch.tensor([own != torch.contiguous_format], dtype=torch.int64, device=t._local.device)
-    found = _gather_rows(is_last, each, 0, [0] * domain.size, [domain.size] * domain.size)
-    if found.is_meta:
+    found = said_by_most_rows(is_last, t._cut)
+    if found is None:
         return own
-    return CHANNELS_LAST[t.dim()] if found[counts.index(max(counts))] else torch.contiguous_format
+    return CHANNELS_LAST[t.dim()] if found[0] else torch.contiguous_format
+
+
+def said_by_most_rows(own: Tensor, cut: Cut) -> list[int] | None:
+    """The whole numbers of the rank of most rows, where each rank has as many; nothing of tensors without values."""
+    size = cut.domain.size
+    found = everything(own.unsqueeze(0), Cut(cut.domain, 0, tuple(range(size + 1))))
+    counts = [end - begin for begin, end in itertools.pairwise(cut.offsets)]
+    return None if found.is_meta else found[counts.index(max(counts))].tolist()
 
 
 def replicate(local: Tensor, cut: Cut) -> Tensor:

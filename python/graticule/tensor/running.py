@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from graticule.tensor import agreed_strides, moves, report
 from graticule.tensor.cut import Cut
+from graticule.tensor.functions import part_laid_out_as_whole
 from graticule.tensor.registry import Rule
 from graticule.tensor.write_counts import written
 
@@ -115,24 +116,15 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
         for given in cut_tensors:
             cut = matching_cut(given._cut, given.shape, t.shape)
             if cut is not None:
-                return _part(t, cut, moved)
+                return part_laid_out_as_whole(t, cut, moved)
         if moved and t.dim() > 0:
             # Cut anyhow, so that a write into it can be refused.
             dim = max(range(t.dim()), key=lambda d: t.shape[d])
             cut = Cut.balanced(cut_tensors[0]._cut.domain, dim, t.shape[dim])
-            return _part(t, cut, moved)
+            return part_laid_out_as_whole(t, cut, moved)
         return t
 
     return pytree.tree_map(cut_again, result)
-
-
-def _part(whole: Tensor, cut: Cut, moved: bool) -> Any:
-    """This rank's part in memory of its own, with the strides that all ranks see in the whole."""
-    from graticule.tensor.domain_tensor import DomainTensor
-
-    if torch.empty_like(whole, device="meta").stride() != whole.stride():
-        whole = whole.contiguous()
-    return DomainTensor(cut.part_of(whole).clone(), cut, moved, strides=whole.stride())
 
 
 def _laid_out(whole: Tensor, strides: tuple[int, ...]) -> Tensor:
