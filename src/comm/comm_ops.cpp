@@ -19,6 +19,10 @@ void poison_op(c10::string_view group, c10::string_view why) {
   poison(Domain::from_group_name(std::string(group)), std::string(why));
 }
 
+void note_draw_op(int64_t seed, c10::string_view group) {
+  note_draw(Domain::from_group_name(std::string(group)), seed);
+}
+
 at::Tensor& all_reduce_sum_op(at::Tensor& x, c10::string_view group, c10::string_view layer) {
   all_reduce_sum_(Domain::from_group_name(std::string(group)), x, std::string(layer));
   return x;
@@ -56,12 +60,14 @@ TORCH_LIBRARY_FRAGMENT(graticule, m) {
   m.def("messages_sent() -> int", []() -> int64_t { return static_cast<int64_t>(messages_sent()); });
   m.def("check_equal(str layer, str facts, str group) -> ()");
   m.def("poison(str group, str why) -> ()");
+  m.def("note_draw(int seed, str group) -> ()");
   m.def("all_reduce_sum_(Tensor(a!) x, str group, str layer=\"all_reduce_sum_\") -> Tensor(a!)");
   m.def("all_to_all(Tensor parts, int[] send_counts, int[] receive_counts, str group, str layer) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(graticule, CompositeExplicitAutograd, m) {
   m.impl("check_equal", check_equal_op);
   m.impl("poison", poison_op);
+  m.impl("note_draw", note_draw_op);
   m.impl("all_reduce_sum_", all_reduce_sum_op);
   m.impl("all_to_all", all_to_all_op);
 }

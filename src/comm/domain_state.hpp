@@ -42,6 +42,7 @@ struct Domain::State {
   }
 
   std::atomic<uint64_t> bytes_sent{0}, messages_sent{0};  // of payload, so far
+  std::atomic<uint64_t> drawn{0};                         // a hash of the seeds of all draws so far (note_draw)
 
   std::mutex mutex;                      // guards what follows
   std::thread::id user;                  // the thread that uses the domain

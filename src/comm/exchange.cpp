@@ -16,6 +16,7 @@
 #include "comm/reason.hpp"
 #include "comm/traffic.hpp"
 #include "comm/transports.hpp"
+#include "graticule/comm/facts.hpp"
 
 namespace graticule::comm {
 namespace {
@@ -24,7 +25,7 @@ std::atomic<uint64_t> sent_bytes{0};
 std::atomic<uint64_t> sent_messages{0};
 
 void check_header(const Domain& domain, const Message& message, const MessageTag& tag, uint64_t sequence,
-                  const std::string& what) {
+                  uint64_t drawn, const std::string& what) {
   const MessageHeader& header = header_of(message.buffer);
   const uint64_t bytes = message.buffer.numel() - header_bytes;
   if (header.magic == MessageHeader::magic_number && header.kind == MessageKind::poison) {
@@ -45,6 +46,13 @@ void check_header(const Domain& domain, const Message& message, const MessageTag
     fail(domain,
          c10::str(what, ": rank ", message.peer, " sent a message of another layer, shape or dtype (its number ",
                   header.sequence, ", here ", sequence, "): the ranks do not make the same calls", where(domain)));
+  }
+  if (header.drawn != drawn) {
+    fail(domain,
+         c10::str(what, ": rank ", message.peer,
+                  " has drawn other random numbers for tensors that the ranks share: seed the ranks' generators "
+                  "alike, and draw on all ranks or on none",
+                  where(domain)));
   }
 }
 
@@ -96,6 +104,7 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
   const auto backend = transport(domain, device, pending.what_);
   pending.timeout_ = patience(domain, *backend, device);
   const bool coalesce = !device.is_cpu() && backend->supportsCoalescing();
+  pending.drawn_ = state.drawn;
   const bool announces = device.is_cpu() && must_announce(*backend);
   if (announces) announce(domain, *backend, sends, receives, pending.what_);
   try {
@@ -120,6 +129,7 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
         header.magic = MessageHeader::magic_number;
         header.kind = MessageKind::data;
         header.sequence = sequence;
+        header.drawn = pending.drawn_;
         header.source = domain.rank();
       }
       count_sent(domain, message.buffer.numel() - (has_header(message.buffer) ? header_bytes : 0), 1);
@@ -152,7 +162,7 @@ void PendingExchange::wait() {
     at::Tensor& buffer = receives_[i].buffer;
     if (!buffer.is_same(landings_[i])) buffer.copy_(landings_[i].narrow(0, 0, buffer.numel()));
     if (has_header(buffer)) {
-      check_header(domain, receives_[i], tags_[i], expected_[i], what_);
+      check_header(domain, receives_[i], tags_[i], expected_[i], drawn_, what_);
     }
   }
   works_.clear();
@@ -169,6 +179,11 @@ std::string PendingExchange::work_text(size_t i) const {
   if (i < receives_.size()) return c10::str("waiting for rank ", receives_[i].peer);
   const size_t sent = i - receives_.size();
   return sent < sends_.size() ? c10::str("sending to rank ", sends_[sent].peer) : "exchanging";
+}
+
+void note_draw(const Domain& domain, int64_t seed) {
+  std::atomic<uint64_t>& drawn = domain.state().drawn;
+  drawn = Facts().add(static_cast<int64_t>(drawn.load())).add(seed).hash();
 }
 
 void poison(const Domain& domain, const std::string& why) {

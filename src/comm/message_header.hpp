@@ -19,6 +19,7 @@ struct MessageHeader {
   uint64_t tag = 0;
   uint64_t sequence = 0;
   uint64_t bytes = 0;
+  uint64_t drawn = 0;  ///< what the sender had drawn at random for tensors that the ranks share
   MessageKind kind = MessageKind::data;
   int32_t source = -1;
 };

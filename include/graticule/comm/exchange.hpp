@@ -58,6 +58,7 @@ class PendingExchange {
   std::vector<at::Tensor> landings_;  // where the transport writes what is received: the buffer, or a larger one
   std::vector<c10::intrusive_ptr<c10d::Work>> works_;
   std::vector<uint64_t> expected_;
+  uint64_t drawn_ = 0;
   std::vector<MessageTag> tags_;
   std::string what_;
   std::optional<Domain> domain_;
@@ -73,6 +74,10 @@ PendingExchange start_exchange(const Domain& domain, std::vector<Message> sends,
 /// Tells the other ranks, as well as can be done without their help, that this one has failed, so that they need not
 /// wait for the timeout. The domain is dead on this rank after that: every later call throws `why`.
 void poison(const Domain& domain, const std::string& why);
+
+/// Notes that this rank drew random numbers, from `seed`, for its part of a tensor. Ranks that draw differently, or not
+/// all of which draw, raise at the next message between two of them; on a GPU, in check mode alone.
+void note_draw(const Domain& domain, int64_t seed);
 
 /// What this process has sent so far, over all its domains: as Domain counts it for one.
 uint64_t bytes_sent();

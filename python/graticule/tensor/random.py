@@ -27,12 +27,14 @@ _generator: Carried[torch.Generator | None] = Carried("generator", None)
 
 
 def next_seed(op: Any, cut: Cut | None, generator: torch.Generator | None = None) -> int:
-    """The seed of a draw. Under GRATICULE_CHECK ranks that would draw differently raise, all of them."""
+    """The seed of a draw. Ranks that would draw differently raise: at the next message, under GRATICULE_CHECK here."""
     generator = generator or _generator.get()
     device = "cpu" if generator is None else generator.device
     seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
-    if cut is not None and check_mode():
-        torch.ops.graticule.check_equal(f"{op}: the generators' next number", str(seed), cut.domain.op_group)
+    if cut is not None:
+        if check_mode():
+            torch.ops.graticule.check_equal(f"{op}: the generators' next number", str(seed), cut.domain.op_group)
+        torch.ops.graticule.note_draw(seed, cut.domain.op_group)
     return seed
 
 

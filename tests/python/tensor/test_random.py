@@ -262,6 +262,26 @@ def test_check_mode_finds_a_drift(monkeypatch):
     assert all("generators" in str(error) for error in errors.values())
 
 
+@pytest.mark.parametrize("how", ["other seeds", "a draw more", "a cut draw more"])
+def test_a_drift_ends_at_the_next_message(how):
+    """Draws themselves send nothing."""
+
+    def body(domain):
+        own = torch.Generator().manual_seed(domain.rank if how == "other seeds" else 5)
+        x = graticule.shard(X, domain)
+        if how == "a draw more" and domain.rank == 1:
+            torch.rand(3, generator=own)
+        if how == "a cut draw more" and domain.rank == 1:
+            torch.empty_like(x).uniform_(generator=torch.Generator())
+        y = x * torch.empty_like(x).uniform_(generator=own)
+        assert y.shape == X.shape
+        y.sum()
+
+    errors = failures(3, body)
+    assert len(errors) == 3
+    assert any("has drawn other random numbers" in str(error) for error in errors.values()), errors
+
+
 def test_processes_draw_alike():
     assert "drawn alike" in torchrun(3, WORKERS / "drawing.py")
 
@@ -278,7 +298,8 @@ def test_any_shape(shape, data, ranks, seed):
 def test_normal_numbers_have_the_type_of_their_means():
     def body(domain):
         x = graticule.shard(torch.zeros(4, 3), domain, 0)
-        assert torch.normal(x, torch.ones(3, dtype=torch.float64)).dtype == torch.float32
-        assert torch.normal(0.0, x.double() + 1).dtype == torch.float64
+        with by_position(torch.Generator().manual_seed(1)):
+            assert torch.normal(x, torch.ones(3, dtype=torch.float64)).dtype == torch.float32
+            assert torch.normal(0.0, x.double() + 1).dtype == torch.float64
 
     run_ranks(2, body)
