@@ -42,7 +42,10 @@ def test_the_manager(processes, size):
     assert "well" in torchrun(processes, WORKERS / "manager.py", str(size))
 
 
-WAYS = ["rows", "width", "dtype", "raises"]
+WAYS = [
+    "rows", "width", "dtype", "raises",
+    "whole width", "whole op", "whole seed", "whole raises in backward",
+]  # fmt: skip
 
 
 @functools.cache
@@ -65,6 +68,8 @@ def test_an_error_on_one_rank_ends_all_over_gloo(how, processes):
     errors = assert_all_end_in_time(failing(torchrun, processes, "gloo"), how, processes)
     if how == "rows":
         assert "expected 8 rows" in errors[1]
+    if how == "whole seed":
+        assert any("random numbers" in error for error in errors.values())
 
 
 @pytest.mark.undisturbed

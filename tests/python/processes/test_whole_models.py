@@ -21,6 +21,7 @@ def test_two_cuts_times_two_of_the_batch():
         "with_autocast",
         "with_ddp",
         "with_fsdp",
+        "with_linear_cross_entropy",
     ]
 
 

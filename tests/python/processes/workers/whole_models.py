@@ -220,6 +220,25 @@ def with_domains(grid):
     assert found.exact, found
 
 
+def with_linear_cross_entropy(grid):
+    """It holds a lock of PyTorch's while it runs, which ranks of threads would wait for."""
+    generator = torch.Generator().manual_seed(3)
+    tokens, weight = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((11, 6), (5, 6)))
+    classes = torch.randint(5, (11,), generator=generator)
+    for reduction in ("mean", "sum"):
+        gradients = []
+        for cut in (False, True):
+            given = [t.detach().to(DEVICE).requires_grad_() for t in (tokens, weight)]
+            x, labels = given[0], classes.to(DEVICE)
+            if cut:
+                x, labels = (graticule.shard(t, grid.domain, dim=0) for t in (x, labels))
+            loss = nn.functional.linear_cross_entropy(x, given[1], labels, reduction=reduction, label_smoothing=0.1)
+            loss.backward()
+            gradients.append([loss.detach(), *(t.grad for t in given)])
+        for value, reference in zip(gradients[1], gradients[0], strict=True):
+            assert relative(value, reference) <= BOUND, f"linear cross entropy, {reduction}"
+
+
 TRIALS = (
     with_domains,
     with_dtensors,
@@ -229,6 +248,7 @@ TRIALS = (
     with_autocast,
     with_ddp,
     with_fsdp,
+    with_linear_cross_entropy,
 )
 
 
