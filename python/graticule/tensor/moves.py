@@ -105,9 +105,11 @@ def everything(local: Tensor, cut: Cut) -> Tensor:
     size = cut.domain.size
     if size == 1:
         return local
-    split = local.unflatten(cut.dim, (cut.outer, cut.own, cut.inner))
-    whole = _gather_rows(split, cut, cut.dim + 1, [0] * size, [cut.rows] * size)
-    return whole.flatten(cut.dim, cut.dim + 2)
+    # Of three dimensions, which have no memory format: one of four and few rows might be in another one on each rank.
+    before, after = local.shape[: cut.dim], local.shape[cut.dim + 1 :]
+    split = local.reshape(before.numel() * cut.outer, cut.own, cut.inner * after.numel())
+    whole = _gather_rows(split, cut, 1, [0] * size, [cut.rows] * size)
+    return whole.view(*before, cut.size, *after)
 
 
 def recut(local: Tensor, old: Cut, new: Cut) -> Tensor:
