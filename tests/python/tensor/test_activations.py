@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import graticule
+from support.ranks import run_ranks
 from tensor.comparison import Cut, compare
 
 ACTIVATIONS = {
@@ -49,3 +51,22 @@ def test_activation(name):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_prelu(channels, dim):
     compare(F.prelu, Cut(values(5, 4, 7, 3), dim), values(channels).abs(), ranks=(1, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["logsigmoid", "glu over channels"])
+def test_half_types_gather_nothing(name, dtype):
+    """And give the bits of the uncut call, which rounds once."""
+    function, whole = ACTIVATIONS[name], values(2, 4, 7, 3).to(dtype)
+
+    def body(domain):
+        x, uncut = graticule.shard(whole, domain, dim=2).requires_grad_(), whole.clone().requires_grad_()
+        with graticule.report(strict=True):
+            y = function(x)
+            (y * y).sum().backward()
+        expected = function(uncut)
+        (expected * expected).sum().backward()
+        assert torch.equal(y.gather(), expected)
+        assert torch.equal(x.grad.gather(), uncut.grad)
+
+    run_ranks(3, body)

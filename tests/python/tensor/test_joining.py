@@ -82,7 +82,9 @@ def test_rearranged(dim):
 
 
 def test_roll_of_all_values():
-    compare(lambda x: x.roll(4) * x, Cut(X, 0), gathers=True)
+    for dim in range(X.dim()):
+        for shift in (0, 4, -7, 3 * X.numel() + 1):
+            compare(lambda x, shift=shift: x.roll(shift) * x, Cut(X, dim))
 
 
 @pytest.mark.parametrize("dim", [2, 1])

@@ -55,3 +55,10 @@ def test_other_dtypes():
 
 def test_trapezoids():
     compare(lambda x: [torch.trapezoid(x, dim=2), torch.cumulative_trapezoid(x, dim=2)], Cut(X))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_merged_dimensions(dim):
+    """Of which a rank has several intervals: no matrix of all pairs is made."""
+    compare(lambda x: [x.flatten().cumsum(0), x.flatten(1).cumsum(1), x.flatten(0, 2).logcumsumexp(0)], Cut(X, dim))
+    compare(lambda x: [*x.flatten(0, 2).cummax(0), x.flatten(1).cumprod(1)], Cut(TIED, dim), gradients=False)

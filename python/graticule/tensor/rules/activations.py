@@ -1,4 +1,4 @@
-"""Backward passes of activations that are pointwise and have no tag that says so."""
+"""Activations, and backward passes of others, that are pointwise along the cut and have no tag that says so."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
-from graticule.tensor.rules.pointwise import pointwise
+from graticule.tensor.rules.pointwise import own_part, pointwise
+from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
 
@@ -29,7 +31,30 @@ def activation_backward(op: Any, grad: Any, *args: Any, **kwargs: Any) -> Any:
     return pointwise(op, grad, *args, **kwargs)
 
 
+@rule(aten.log_sigmoid_forward.default)
+def log_sigmoid(op: Any, x: DomainTensor) -> tuple[Any, Any]:
+    """And what backward is to know, of x's shape on a CPU, nothing on a GPU."""
+    result, kept = op(x._local)
+    return DomainTensor(result, x._cut), DomainTensor(kept, x._cut) if x.device.type == "cpu" else kept
+
+
 @rule(aten.log_sigmoid_backward.default)
-def log_sigmoid_backward(op: Any, grad: Any, x: Any, buffer: Any) -> Any:
-    """Without the buffer, whose shape depends on the device."""
+def log_sigmoid_backward(op: Any, grad: Any, x: Any, kept: Any) -> Any:
+    """By what forward kept, where that is of x's shape."""
+    if isinstance(kept, DomainTensor):
+        return pointwise(op, grad, x, kept)
     return aten.mul.Tensor(grad, aten.sigmoid.default(aten.neg.default(x)))
+
+
+@rule(aten.glu.default)
+def glu(op: Any, x: DomainTensor, dim: int = -1) -> Any:
+    """Halves of another dimension than the cut one meet on their rank."""
+    return NotImplemented if wrapped(dim, x.dim()) == x._cut.dim else DomainTensor(op(x._local, dim), x._cut)
+
+
+@rule(aten.glu_backward.default)
+def glu_backward(op: Any, grad: Any, x: Any, dim: int) -> Any:
+    """The gradients of both halves."""
+    if not isinstance(x, DomainTensor) or wrapped(dim, x.dim()) == x._cut.dim:
+        return NotImplemented
+    return DomainTensor(op(own_part(grad, x._cut, x.dim()), x._local, dim), x._cut)

@@ -168,13 +168,7 @@ def dropout(op: Any, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, T
     return aten.mul.Tensor(x, aten.mul.Scalar(aten._to_copy.default(mask, dtype=x.dtype), scale)), mask
 
 
-@rule(aten._is_all_true.default)
-def is_all_true(op: Any, x: Tensor) -> Tensor:
-    """How torch.distributions checks its parameters."""
-    return aten.all.default(x)
-
-
-@rule(aten.rrelu.default)
+@rule(aten.rrelu.default, aten.rrelu_.default)
 def declined(op: Any, *args: Any, **kwargs: Any) -> Any:
     """No pointwise op, though its tag says so: it draws."""
     return NotImplemented

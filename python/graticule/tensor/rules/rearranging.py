@@ -10,6 +10,7 @@ from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
+from graticule.tensor.rules.reshape import reshape
 from graticule.tensor.rules.result_cuts import raise_as_torch, with_interval
 from graticule.tensor.rules.support import wrapped
 
@@ -21,8 +22,10 @@ def roll(op: Any, x: DomainTensor, shifts: Any, dims: Any = ()) -> Any:
     """Rows that leave one end of the cut dimension come in at the other."""
     shifts = list(shifts) if isinstance(shifts, (list, tuple)) else [shifts]
     dims = list(dims) if isinstance(dims, (list, tuple)) else [dims]
-    if not dims and len(shifts) == 1:
-        return NotImplemented
+    if not dims and len(shifts) == 1 and x.numel():
+        flat: Any = reshape(x, (x.numel(),))
+        back: Any = reshape(roll(op, flat, shifts, 0), x.shape)
+        return DomainTensor(moves.recut(back._local, back._cut, x._cut), x._cut)
     if len(shifts) != len(dims):
         raise_as_torch(op, x, shifts, dims)
     cut = x._cut

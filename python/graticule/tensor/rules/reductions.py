@@ -77,6 +77,12 @@ def logical(op: Any, x: DomainTensor, dim: Any = None, keepdim: bool = False) ->
     return over_ranks(of_all_ranks(part, x.domain), 0)
 
 
+@rule(aten._is_any_true.default, aten._is_all_true.default)
+def truths(op: Any, x: DomainTensor) -> Tensor:
+    """Whether any, or all, of the ranks' truth values are true: what anomaly detection and torch.distributions ask."""
+    return op(of_all_ranks(op(x._local), x.domain))
+
+
 @rule(aten.count_nonzero.default, aten.count_nonzero.dim_IntList)
 def count_nonzero(op: Any, x: DomainTensor, dim: Any = None) -> Tensor:
     """How many values are not zero."""

@@ -11,6 +11,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import of_all_ranks, wide
+from graticule.tensor.rules.result_cuts import with_interval
 from graticule.tensor.rules.support import wrapped
 
 aten = torch.ops.aten
@@ -26,11 +27,12 @@ _JOINED: dict[Any, tuple[Any, float]] = {
 @rule(aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default)
 def scan(op: Any, x: DomainTensor, dim: int, **options: Any) -> Tensor:
     """Sums, products, and sums of exponentials; one collective."""
-    cut = x._cut
-    if wrapped(dim, x.dim()) != cut.dim:
-        return DomainTensor(op(x._local, dim, **options), cut)
-    if not cut.is_interval or op is aten.logcumsumexp.default and x.is_complex():
+    if wrapped(dim, x.dim()) != x._cut.dim:
+        return DomainTensor(op(x._local, dim, **options), x._cut)
+    if op is aten.logcumsumexp.default and x.is_complex():
         return NotImplemented
+    x = with_interval(x)
+    cut = x._cut
     join, nothing = _JOINED[op]
     asked = options.get("dtype")
     local = x._local if asked is None else x._local.to(asked)
@@ -56,11 +58,12 @@ def _last(local: Tensor, cut: Cut, nothing: float) -> Tensor:
 @rule(aten.cummax.default, aten.cummin.default)
 def extremes_so_far(op: Any, x: DomainTensor, dim: int) -> Any:
     """Values and indices; of equal ones the last, and once not a number, always."""
-    cut = x._cut
-    if wrapped(dim, x.dim()) != cut.dim:
-        return tuple(DomainTensor(part, cut) for part in op(x._local, dim))
-    if not cut.is_interval or x.dtype == torch.bool:
+    if wrapped(dim, x.dim()) != x._cut.dim:
+        return tuple(DomainTensor(part, x._cut) for part in op(x._local, dim))
+    if x.dtype == torch.bool or x.is_complex():
         return NotImplemented
+    x = with_interval(x)
+    cut = x._cut
     values, indices = op(x._local, dim)
     indices = indices + cut.begin * cut.inner
     carrier = torch.float64 if values.is_floating_point() else torch.int64
