@@ -25,14 +25,30 @@ def with_fallback(op: Any, rule: Rule | None) -> Rule:
 
     def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         with report.operation(op):
-            result = NotImplemented if rule is None else rule(op, *args, **kwargs)
-            if result is NotImplemented:
-                result = decomposed(op, args, kwargs)
-            if result is NotImplemented:
-                result = uncut(op, args, kwargs)
-            return agreed_strides.settle(op, args, kwargs, result)
+            try:
+                result = NotImplemented if rule is None else rule(op, *args, **kwargs)
+                if result is NotImplemented:
+                    result = decomposed(op, args, kwargs)
+                if result is NotImplemented:
+                    result = uncut(op, args, kwargs)
+                return agreed_strides.settle(op, args, kwargs, result)
+            except Exception as error:
+                _tell_ranks_without_rows(args, kwargs, error)
+                raise
 
     return run
+
+
+def _tell_ranks_without_rows(args: Any, kwargs: Any, error: Exception) -> None:
+    """Torch's kernels do not look at the type of nothing: what others cannot do, such a rank would not notice."""
+    if isinstance(error, report.GatherError):
+        return
+    for t in pytree.tree_leaves((args, kwargs)):
+        cut = getattr(t, "_cut", None)
+        if cut is not None and cut.own > 0 == cut.least_size:
+            domain = cut.domain
+            torch.ops.graticule.poison(domain.group_name, f"rank {domain.rank} of {domain.size}: {error}")
+            return
 
 
 def _is_pointwise(op: Any) -> bool:
@@ -49,9 +65,13 @@ def _is_pointwise(op: Any) -> bool:
 
 # Their decompositions read values or make whole tensors where a gather is no worse; that of attention gives the weights
 # where the op gives the logarithms of their sums, which backward takes. That of the multilabel margin loss takes other
-# labels than the op where a row of them ends early.
+# labels than the op where a row of them ends early, that of the multi-margin loss has another shape of one sample, and
+# those of nll_loss's backward spread what is not a number over all classes.
 _KEPT_WHOLE = {
     torch.ops.aten.multilabel_margin_loss_forward.default,
+    torch.ops.aten.multi_margin_loss.default,
+    torch.ops.aten.nll_loss_backward.default,
+    torch.ops.aten.nll_loss2d_backward.default,
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,

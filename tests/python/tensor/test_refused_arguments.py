@@ -40,6 +40,11 @@ ONE = torch.tensor([0])
         lambda x: x.long().norm(),
         lambda x: x.to(torch.complex128).amax(),
         lambda x: x.to(torch.complex128).argmax(2),
+        lambda x: x.to(torch.complex128).max(2),
+        lambda x: x.to(torch.complex128).min(0),
+        lambda x: x.to(torch.complex128).amax(0),
+        lambda x: x.to(torch.complex128).aminmax(dim=1),
+        lambda x: x.to(torch.complex128).cummax(2),
         lambda x: x[:, :, torch.tensor([0.7])],
         lambda x: x[:, :, torch.tensor([0], dtype=torch.int16)],
         lambda x: x.index_select(2, torch.tensor([0.7])),
@@ -55,6 +60,37 @@ def test_on_every_rank(function, rows):
     assert sorted(found) == [0, 1, 2]
     for error in found.values():
         assert isinstance(error, expected.type), error
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.long().softmax(1),
+        lambda x: x.to(torch.complex128).sort(1),
+        lambda x: x.to(torch.complex128).cummin(1),
+        lambda x: x.to(torch.complex128).floor(),
+        lambda x: x.long().logcumsumexp(1),
+        lambda x: F.avg_pool1d(x > 0, 1),
+        lambda x: F.max_pool1d(x > 0, 1),
+        lambda x: F.layer_norm(x.long(), (3, 2)),
+        lambda x: F.batch_norm(x, torch.zeros(3), torch.ones(3)),
+        lambda x: F.huber_loss(x.long(), x.long(), reduction="none"),
+        lambda x: torch.bmm(x > 0, x.mT > 0),
+        lambda x: F.pad((x > 0).unsqueeze(0), (0, 0, 1, 1), mode="reflect"),
+    ],
+)
+def test_types_that_a_rank_without_rows_does_not_see(function):
+    """It learns of the others' error by its next message."""
+    x = X[..., :2].contiguous()
+    with pytest.raises((IndexError, RuntimeError, ValueError, NotImplementedError)):
+        function(x.clone())
+
+    def body(domain):
+        cut = graticule.shard(x, domain, 2)
+        function(cut)
+        cut.sum()
+
+    assert sorted(failures(3, body)) == [0, 1, 2]
 
 
 def _spoilt(x, value):

@@ -17,7 +17,7 @@ from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.merging import moments, summed, wide
-from graticule.tensor.rules.norms import are_plain, scaled_offsets, uncut_backward
+from graticule.tensor.rules.norms import are_plain, refuse_whole_numbers, scaled_offsets, uncut_backward
 from graticule.tensor.rules.pointwise import own_part
 from graticule.tensor.running import uncut
 
@@ -38,6 +38,7 @@ def _normalise(
     x: DomainTensor, weight: Any, bias: Any, running: list[Any], training: bool, momentum: float, eps: float
 ) -> tuple[Any, Any, Any, list[Any]]:
     """(y, mean, rstd, the running statistics after it)."""
+    refuse_whole_numbers(f"batch_norm of {list(x.shape)}", x)
     cut, local = x._cut, x._local
     new = [None if t is None else t.clone() for t in running]
     if not training:

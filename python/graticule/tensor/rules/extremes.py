@@ -23,6 +23,7 @@ def extreme(op: Any, x: DomainTensor, dim: Any = (), keepdim: bool = False) -> T
     if x.numel() == 0:
         return NotImplemented
     dims = reduced_dimensions(dim, x.dim())
+    _refuse_complex(op, x)
     if x._cut.dim not in dims:
         return DomainTensor(op(x._local, dims, keepdim), after_reduction(x._cut, dims, keepdim))
     return op(of_ranks_with_rows(_part(op, x, dims, keepdim), x._cut), [0])
@@ -40,6 +41,7 @@ def both_extremes(op: Any, x: DomainTensor, *, dim: Any = None, keepdim: bool = 
     if x.numel() == 0:
         return NotImplemented
     dims = reduced_dimensions(dim, x.dim())
+    _refuse_complex(op, x)
     low, high = aten.amin.default, aten.amax.default
     if x._cut.dim not in dims:
         return tuple(extreme(one, x, dims, keepdim) for one in (low, high))
@@ -54,6 +56,7 @@ def extreme_with_index(op: Any, x: DomainTensor, dim: int, keepdim: bool = False
     if x.numel() == 0:
         return NotImplemented
     dim = wrapped(dim, x.dim())
+    _refuse_complex(op, x)
     if x._cut.dim != dim:
         cut = after_reduction(x._cut, [dim], keepdim)
         return tuple(DomainTensor(part, cut) for part in op(x._local, dim, keepdim))
@@ -103,10 +106,13 @@ def _flat_index(x: DomainTensor, index: Tensor) -> Tensor:
     return (before * cut.size + global_index(cut, row % cut.own_size)) * after + index % after
 
 
-def _part(op: Any, x: DomainTensor, dims: Sequence[int], keepdim: bool) -> Tensor:
+def _refuse_complex(op: Any, x: DomainTensor) -> None:
     if x.is_complex():
         # A rank without rows would not notice.
         raise NotImplementedError(f"{op}: not implemented for {x.dtype}: complex numbers have no order")
+
+
+def _part(op: Any, x: DomainTensor, dims: Sequence[int], keepdim: bool) -> Tensor:
     if x._cut.own == 0:
         return x._local.new_zeros(reduced_shape(x._local.shape, dims, keepdim))
     return op(x._local, dims, keepdim)

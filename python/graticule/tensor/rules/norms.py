@@ -70,6 +70,12 @@ def are_plain(*tensors: Any) -> bool:
     return not any(isinstance(t, DomainTensor) for t in tensors)
 
 
+def refuse_whole_numbers(op: Any, x: Tensor) -> None:
+    """NotImplementedError for what ATen's kernels refuse, and sums would take."""
+    if not x.is_floating_point():
+        raise NotImplementedError(f"{op}: not implemented for {x.dtype}")
+
+
 @rule(aten.native_group_norm.default)
 def group_norm(
     op: Any, x: Any, weight: Any, bias: Any, n: int, channels: int, values: int, groups: int, eps: float
@@ -77,6 +83,7 @@ def group_norm(
     """Statistics over rows are merged; samples that are cut are each rank's own."""
     if not isinstance(x, DomainTensor) or x._cut.dim == 1 or not are_plain(weight, bias) or x.numel() == 0:
         return NotImplemented
+    refuse_whole_numbers(op, x)
     cut, local = x._cut, x._local
     if cut.dim == 0:
         parts = op(local, weight, bias, local.shape[0], channels, values, groups, eps)
@@ -124,6 +131,11 @@ def layer_norm(op: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: f
         )
     if any(t is not None and list(t.shape) != list(shape) for t in (weight, bias)):
         raise_as_torch(op, x, shape, weight, bias, eps)
+    refuse_whole_numbers(op, x)
+    if any(t is not None and t.dtype != x.dtype for t in (weight, bias)):
+        # Torch's own answer, for a tensor of one value.
+        one = torch.ones(1, dtype=x.dtype, device=x.device)
+        op(one, [1], *(None if t is None else one.to(t.dtype) for t in (weight, bias)), eps)
     cut, local, lead = x._cut, x._local, x.dim() - len(shape)
     if cut.dim < lead:
         return tuple(DomainTensor(part, cut) for part in op(local, shape, weight, bias, eps))
