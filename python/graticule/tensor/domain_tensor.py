@@ -17,7 +17,7 @@ from graticule.tensor.differentiating import backward_passes
 from graticule.tensor.eagerly import eagerly
 from graticule.tensor.layout import strides_in_order
 from graticule.tensor.registry import find_rule
-from graticule.tensor.replicated_view import mark_views, refuse_misused_copies, refuse_out_of_date
+from graticule.tensor.replicated_view import mark_views, note_views, refuse_misused_copies, refuse_out_of_date
 from graticule.tensor.write_through import write_through
 
 
@@ -134,7 +134,10 @@ class DomainTensor(Tensor):
     ) -> Any:
         # A plain loss begins a backward pass with torch functions on: what an op is made of is no business of theirs.
         with torch._C.DisableTorchFunctionSubclass(), inference.as_autograd_expects(func, args):
-            return run(func, args, kwargs or {}, find_rule(func))
+            result = run(func, args, kwargs or {}, find_rule(func))
+            if torch.is_inference_mode_enabled():
+                note_views(func, args, result, cls)
+            return result
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         with torch._C.DisableTorchFunctionSubclass():

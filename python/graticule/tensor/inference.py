@@ -14,7 +14,8 @@ _nothing = contextlib.nullcontext()
 
 
 @functools.cache
-def _gives_views(op: Any) -> bool:
+def gives_views(op: Any) -> bool:
+    """Whether what an ATen op gives may share memory with its arguments."""
     schema = op._schema
     return not schema.is_mutable and any(a.alias_info is not None for a in schema.arguments)
 
@@ -30,7 +31,7 @@ def as_autograd_expects(op: Any, args: Any) -> contextlib.AbstractContextManager
 
     So it is uncut, and autograd, which shares a count of writes between the two, ends in an error for another result.
     """
-    if not torch.is_inference_mode_enabled() or not _gives_views(op):
+    if not torch.is_inference_mode_enabled() or not gives_views(op):
         return _nothing
     first = args[0] if args else None
     if not isinstance(first, Tensor) or first.is_inference():

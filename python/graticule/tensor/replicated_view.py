@@ -10,6 +10,8 @@ from torch import Tensor
 
 from graticule.tensor import functions
 from graticule.tensor.differentiating import backward_passes
+from graticule.tensor.index_entries import takes_a_view
+from graticule.tensor.inference import gives_views
 from graticule.tensor.write_counts import writes, writes_into
 from graticule.tensor.write_through import remember, write_through
 
@@ -95,8 +97,8 @@ def _marked(func: Any, args: Any, given: list[ReplicatedView], result: Any) -> A
     return result
 
 
-# Views that a tensor in inference mode does not know itself to be.
-_VIEWS = {Tensor.__getitem__, Tensor.select, torch.select, Tensor.unbind, torch.unbind}
+# Whose results a tensor in inference mode does not know to be views.
+_VIEWS = {Tensor.select, torch.select, Tensor.unbind, torch.unbind}
 
 
 def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> Any:
@@ -113,11 +115,20 @@ def mark_views(func: Any, result: Any, kind: type[DomainTensor], given: Any) -> 
                 remember(func, given, t)
         if type(t) is not Tensor:
             continue
-        base = t._base if t._is_view() else given[0] if given and func in _VIEWS and t.is_inference() else None
+        if t._is_view():
+            base = t._base
+        else:
+            base = given[0] if t.is_inference() and _takes_views(func, given) else None
         if isinstance(base, kind):
             _mark(t, base, writes(base))
             remember(func, given, t)
     return result
+
+
+def _takes_views(func: Any, args: Any) -> bool:
+    if func is Tensor.__getitem__:
+        return takes_a_view(args[1])
+    return bool(args) and func in _VIEWS
 
 
 def _note_source(t: Any, given: Any) -> None:
@@ -129,7 +140,23 @@ def _note_source(t: Any, given: Any) -> None:
         # Autograd takes the results of detach() and .data for no views.
         source = getattr(given[0], "_source", None) if given else None
     if source is not None:
-        t._source, t._writes_when_made = source, writes_into(source)
+        _mark_source(t, source)
+
+
+def _mark_source(t: Any, source: Tensor) -> None:
+    t._source, t._writes_when_made = source, writes_into(source)
+
+
+def note_views(op: Any, args: Any, result: Any, kind: type[DomainTensor]) -> None:
+    """What mark_views notes of views whose rows were moved, for those of tensors in inference mode: by the op."""
+    given: Any = args[0] if args else None
+    if type(given) is not kind or not gives_views(op):
+        return
+    source = getattr(given, "_source", None)
+    source = given._local if source is None else source
+    for made in functions.tensors(result):
+        if type(made) is kind and made is not given and made._moved:
+            _mark_source(made, source)
 
 
 def refuse_misused_copies(func: Any, args: Any, kwargs: Any, kind: type[DomainTensor]) -> None:

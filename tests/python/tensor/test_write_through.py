@@ -302,6 +302,52 @@ def test_old_rows_in_inference_mode(size):
     assert all("take it again" in str(error) for error in found.values()), found
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, 1:6:2],
+        lambda x: x.flatten(),
+        lambda x: x.view(7, 15),
+        lambda x: x.unflatten(1, (7, 1)).mT.view(-1),
+    ],
+    ids=["slice", "flatten", "view", "view of a view"],
+)
+def test_old_views_in_inference_mode(view):
+    whole = torch.arange(105.0).reshape(3, 7, 5)
+
+    def body(domain):
+        with torch.inference_mode():
+            x = graticule.shard(whole, domain, dim=1)
+            seen = view(x)
+            assert torch.equal((seen * 1).gather(), view(whole))
+            x += 1
+            if seen._moved:
+                seen * 2
+            else:
+                assert torch.equal((seen * 1).gather(), view(whole) + 1)
+                raise RuntimeError("take it again")
+
+    found = failures(3, body)
+    assert len(found) == 3
+    assert all("take it again" in str(error) for error in found.values()), found
+
+
+@pytest.mark.parametrize("index", [[2, 0], torch.tensor([1]), torch.tensor([True, False, True]), ([0, 1],)])
+def test_what_an_index_copies_in_inference_mode_may_be_written(index):
+    def body(domain):
+        with torch.inference_mode():
+            whole = torch.arange(21.0).reshape(3, 7)
+            x = graticule.shard(whole, domain, dim=0)
+            taken = x[index]
+            expected = whole[index] * 3 + 1
+            taken *= 3
+            taken += 1
+            assert torch.equal(taken.gather() if isinstance(taken, graticule.DomainTensor) else taken, expected)
+            assert torch.equal(x.gather(), whole)
+
+    run_ranks(2, body)
+
+
 def test_a_row_goes_on_in_inference_mode():
     def body(domain):
         whole = torch.arange(105.0).reshape(3, 7, 5)

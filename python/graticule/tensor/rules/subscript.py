@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graticule.tensor import functions
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.index_entries import is_integer
 
 
 def write(x: Any, index: Any, value: Any) -> None:
@@ -57,14 +58,9 @@ def _with_row(value: Tensor, ndim: int, dim: int) -> Tensor:
 
 
 def _integer_of_cut_dimension(x: DomainTensor, entries: list[Any]) -> int | None:
-    """The place among entries of an integer for the cut dimension; integer tensors without dimensions are integers."""
+    """The place among entries of an integer for the cut dimension; all integers become those of Python."""
     for i, entry in enumerate(entries):
-        if isinstance(entry, Tensor):
-            is_integer = entry.dim() == 0 and not isinstance(entry, DomainTensor)
-            is_integer &= entry.dtype not in (torch.bool, torch.uint8) and not entry.is_floating_point()
-        else:
-            is_integer = hasattr(entry, "__index__") and not isinstance(entry, bool) and not getattr(entry, "ndim", 0)
-        if is_integer:
+        if is_integer(entry):
             entries[i] = operator.index(entry)
     consumed = [_dimensions(entry) for entry in entries]
     dim = 0
