@@ -7,7 +7,9 @@ DomainTensor is one, though the op that it went into gave a plain result, whose 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -264,7 +266,8 @@ def _keep_gradients_cut(result: Any, given: list[Any], kind: type[DomainTensor])
         )
 
     for t in tensors(result):
-        if cuts and not isinstance(t, kind) and t.grad_fn is not None:
+        # Some functions give a replicated argument back as it is: its gradient is none of a DomainTensor's.
+        if cuts and not isinstance(t, kind) and not isinstance(t.grad_fn, (NoneType, _Replicated._backward_cls)):
             t.grad_fn.register_hook(cut_plain)
             if t.grad_fn.name().startswith("MeanBackward"):
                 t.grad_fn.register_prehook(spread)
@@ -274,8 +277,9 @@ def _keep_cut(t: Any) -> None:
     """Lets a tensor's gradient come by the tensor's own cut."""
     if t.is_leaf and getattr(t, "_keeps_cut", False):
         return
-    cut, t._keeps_cut = t._cut, True
-    t.register_hook(lambda gradient: as_cut(gradient, cut))
+    # By its cut of then: `t.data = other` gives it the other's. A hook that held the tensor would keep it alive.
+    cut, owner, t._keeps_cut = t._cut, weakref.ref(t), True
+    t.register_hook(lambda gradient: as_cut(gradient, getattr(owner(), "_cut", cut)))
 
 
 _requires_grad_set = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
@@ -319,6 +323,8 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if type(args[0]) is kind and args[0].requires_grad and not before and args[0].is_leaf:
             _keep_cut(args[0])
         return result
+    if func is Tensor.retain_grad and type(args[0]) is kind and args[0].requires_grad:
+        _keep_cut(args[0])
     if name == "__get__" or not torch.is_grad_enabled():
         return func(*args, **kwargs)
     given = list(tensors(args)) + list(tensors(kwargs))

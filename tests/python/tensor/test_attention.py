@@ -324,3 +324,18 @@ def test_layouts_of_output_and_gradient(tokens, dim):
 
     compare(transposed, Cut(q.transpose(dim, 0).contiguous(), 0), k, v, ranks=(2, 3), gathers=True)
     compare(with_transposed_gradient, Cut(q, dim), k, v, ranks=(2, 3), gathers=True)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("tokens", [2, 7])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_view_by_tokens(heads, tokens, causal):
+    """What torch's kernel for attention lays out so: no contiguous() in between."""
+
+    def function(x, w):
+        b, t, c = x.shape
+        q, k, v = F.linear(x, w).view(b, t, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return o.transpose(1, 2).view(b, t, c)
+
+    compare(function, Cut(randn(3, tokens, 6), 1), randn(18, 6), ranks=(1, 2, 3, 4))

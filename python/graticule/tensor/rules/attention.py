@@ -52,10 +52,12 @@ def attention(
     rest = (empty, empty, q.shape[-2], k.shape[-2], torch.tensor(seed), empty, empty)
     if layout.queries is None:
         return (out, total, *rest)
-    result, sums = DomainTensor(out, layout.queries), DomainTensor(total, layout.queries)
-    if isinstance(q, DomainTensor) and q._cut.dim < q.dim() - 1 and q._cut != layout.queries:
-        result = DomainTensor(moves.recut(out, layout.queries, q._cut), q._cut)
-    return (result, sums, *rest)
+    cut = layout.queries
+    if isinstance(q, DomainTensor) and q._cut.dim < q.dim() - 1 and q._cut != cut:
+        out, cut = moves.recut(out, cut, q._cut), q._cut
+    lies_by_tokens = dropout_p == 0 and _has_a_kernel(q, k, v, bias)
+    result = _by_tokens(out, cut) if lies_by_tokens else DomainTensor(out, cut)
+    return (result, DomainTensor(total, layout.queries), *rest)
 
 
 @rule(aten._scaled_dot_product_fused_attention_overrideable_backward.default)
@@ -214,6 +216,24 @@ def efficient_attention_backward(
 def _options(q: Tensor, k: Tensor, scale: float | None, causal: bool, dropout_p: float, seed: int) -> Options:
     matrix = (*q.shape[:-1], k.shape[-2])
     return Options(matrix, q.shape[-1] ** -0.5 if scale is None else scale, causal, dropout_p, seed)
+
+
+def _has_a_kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch has one for the uncut call, and so no product of matrices, where there is no dropout."""
+    return (
+        q.dim() == 4
+        and q.shape[:-2] == k.shape[:-2]
+        and q.shape[-1] == v.shape[-1]
+        and all(t.stride(-1) == 1 for t in (q, k, v))
+        and (bias is None or not bias.requires_grad)
+    )
+
+
+def _by_tokens(out: Tensor, cut: Cut) -> DomainTensor:
+    """The output as such kernels lay it out, (batches, tokens, heads, features): models take a view of it by tokens."""
+    _, heads, tokens, features = cut.global_shape(out.shape)
+    strides = (tokens * heads * features, features, heads * features, 1)
+    return DomainTensor(out.transpose(1, 2).contiguous().transpose(1, 2), cut, strides=strides)
 
 
 def _by(t: Tensor, cut: Cut | None) -> Tensor:
