@@ -1,8 +1,9 @@
 // A training step of the program's U-Net on one rank and on all.
 //
 // Usage: training_step_benchmark FILE.csv ITERATIONS SMOKE, under mpiexec. The contenders take turns: the uncut network
-// on rank 0 with one thread, the same with as many threads as there are ranks (the other ranks sleep), and the network
-// cut over the ranks. The grid and the batch are those of the program's defaults.
+// on rank 0 with one thread, the same with as many threads as there are ranks (the other ranks sleep), the network cut
+// over the ranks, and each rank with a network of its own on as many rows as it has, with no communication: the limit.
+// The grid and the batch are those of the program's defaults.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <mpi.h>
@@ -19,6 +20,7 @@
 #include "emulator.hpp"
 #include "graticule/mpi/mpi.hpp"
 #include "graticule/nn/sharding.hpp"
+#include "graticule/rows/partition.hpp"
 #include "programs.hpp"
 #include "training.hpp"
 
@@ -102,17 +104,24 @@ void run(const std::string& path, int iterations, bool smoke) {
   const comm::Domain domain = mpi::create_domain(MPI_COMM_WORLD, "world");
   at::set_num_threads(1);
   apps::EmulatorOptions options;
-  if (smoke) options.rows = 17, options.columns = 16, options.channels = 8;
+  if (smoke) options.rows = 18, options.columns = 16, options.channels = 8;
   const int64_t batch = smoke ? 1 : 8;
   const bool first = domain.rank() == 0;
   std::optional<Step> uncut;
   if (first) uncut.emplace(options, batch, std::nullopt);
   Step cut(options, batch, domain);
+  apps::EmulatorOptions own = options;
+  own.rows = rows::Partition::balanced(options.rows, domain.size()).interval(domain.rank()).size();
+  // The network wants so many.
+  const bool enough = options.rows / domain.size() >= 9;
+  std::optional<Step> apart;
+  if (enough) apart.emplace(own, batch, std::nullopt);
   const std::function<void()> alone = first ? std::function<void()>([&] { (*uncut)(); }) : nullptr;
   const std::string ranks = std::to_string(domain.size());
   std::vector<Contender> contenders{{"1 rank of 1 thread", 1, alone, {}},
                                     {"1 rank of " + ranks + " threads", domain.size(), alone, {}},
                                     {ranks + " ranks of 1 thread", 1, [&] { cut(); }, {}}};
+  if (enough) contenders.push_back({ranks + " ranks of 1 thread, each its own grid", 1, [&] { (*apart)(); }, {}});
   for (int i = -2; i < iterations; ++i) {
     for (size_t j = 0; j < contenders.size(); ++j) {
       Contender& contender = contenders[(j + static_cast<size_t>(i + 2)) % contenders.size()];

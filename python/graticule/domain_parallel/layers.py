@@ -170,6 +170,13 @@ class _Conv(_ConvBase):
         return y if batched else y.squeeze(0)
 
 
+def _of_whole_grid(x: Tensor, dim: int, rows: int) -> Tensor:
+    """A tensor of the whole grid's shape that holds nothing; `dim` is counted from the last dimension."""
+    shape = list(x.shape)
+    shape[dim] = rows
+    return torch.empty(shape, device="meta")
+
+
 class _ConvTranspose(_ConvBase):
     @staticmethod
     def _halo_of(kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -191,12 +198,11 @@ class _ConvTranspose(_ConvBase):
         stride, padding, dilation = (conv_option(module, name, error) for name in ("stride", "padding", "dilation"))
         conv_option(module, "output_padding", error)
         offsets = self._cuts.offsets(x, dim, domain, self.wrapped, *args)
-        whole = list(x.shape)
-        whole[dim] = offsets[-1]
-        # torch's own arithmetic and errors, on a tensor of the whole grid's shape that holds nothing.
+        output_size = args[0] if args else None
+        # torch's own arithmetic and errors. It looks at the input where a size is asked for.
         output_padding = module._output_padding(
-            torch.empty(whole if batched else whole[1:], device="meta"),
-            args[0] if args else None,
+            x if output_size is None else _of_whole_grid(x if batched else x.squeeze(0), dim - x.dim(), offsets[-1]),
+            output_size,
             stride,
             padding,
             module.kernel_size,

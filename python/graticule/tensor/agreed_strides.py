@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,12 +82,25 @@ def _of_whole(op: Any, args: Any, kwargs: Any, count: int) -> Sequence[_Like | N
 def _without_values(op: Any, likes: tuple[Any, ...], spec: Any) -> tuple[_Like | None, ...]:
     try:
         # Not on the meta device: convolutions choose their layout by the device.
-        with FakeTensorMode():
+        with _in_silence(), FakeTensorMode():
             args, kwargs = pytree.tree_unflatten([_made(leaf) for _, leaf in likes], spec)
             return tuple(_like(t) if isinstance(t, Tensor) else None for t in pytree.tree_leaves(op(*args, **kwargs)))
     except Exception:  # noqa: BLE001
         # On every rank: it goes by shapes alone.
         return ()
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """Without what torch logs, on this thread, of an op that has no form without values."""
+    thread = threading.get_ident()
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    others = lambda record: record.thread != thread  # noqa: E731
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 _remembered = functools.lru_cache(maxsize=4096)(_without_values)

@@ -84,8 +84,9 @@ def verify(
         domain: what Domain.of takes.
         loss: a number from the model's output; without it a sum of every element with a weight of its own.
         dim: the dimension to cut.
-        bound: the largest error, over the largest element of its tensor, that counts as exact; without it 1e-10 in
-            float64, 1e-3 in float32, 0.1 in half precision.
+        bound: the largest error, over the largest element of its tensor, or over a thousandth of the largest one of
+            its kind (outputs, gradients of parameters, ...) where that is more, that counts as exact; without it
+            1e-10 in float64, 1e-3 in float32, 0.1 in half precision.
         seed: of torch's default generators before either run. Both draw random numbers by position, so that dropout
             and the like hit the same elements.
 

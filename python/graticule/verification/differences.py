@@ -19,7 +19,7 @@ _FLOOR = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The largest error of a tensor, over its largest element."""
+    """The largest error of a tensor, over its largest element, or over `_FLOOR` of the largest one of its kind."""
 
     kind: str
     name: str

@@ -117,3 +117,44 @@ def test_bytes_are_those_of_this_rank():
     sent = run_ranks(3, body)
     assert sent[1] == sent[0] + sent[2] > 0
     assert sent[0] == sent[2] and sent[0] % row == 0
+
+
+def moves_of(function, whole, dim, ranks):
+    """What a function of a cut tensor moves, in order; the same on every rank."""
+
+    def body(domain):
+        with graticule.report() as report:
+            function(graticule.shard(whole, domain, dim=dim))
+        return [call.moved for call in report.calls]
+
+    found = run_ranks(ranks, body)
+    assert all(own == found[0] for own in found)
+    return found[0]
+
+
+def test_what_windows_and_attention_move():
+    """No more than they need: whole windows nothing; strided ones come by batches, or keys go round, or heads come."""
+    image = torch.randn(2, 12, 6, 4, dtype=torch.float64)
+    tokens = torch.randn(1, 12, 12, dtype=torch.float64)
+
+    def windows(x):
+        return x.reshape(2, 4, 3, 6, 4).softmax(2)
+
+    def strided(x):
+        t = x.reshape(2, 4, 3, 6, 4).permute(0, 2, 3, 1, 4).reshape(36, 1, 4, 4)
+        return nn.functional.scaled_dot_product_attention(t, t, t)
+
+    def attention(heads):
+        def function(x):
+            q, k, v = x.view(1, 12, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            return nn.functional.scaled_dot_product_attention(q, k, v)
+
+        return function
+
+    assert moves_of(windows, image, 1, 2) == []
+    assert moves_of(windows, image, 1, 3) == ["rows"]
+    # Queries, keys, values and the output.
+    assert moves_of(strided, image, 1, 2) == ["all-to-all"] * 4
+    assert moves_of(attention(2), tokens, 1, 2) == ["all-to-all"] * 4
+    # One head: keys and values of the two other ranks, together.
+    assert moves_of(attention(1), tokens, 1, 3) == ["rows"] * 2

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import graticule
 from graticule import DomainTensor
-from support.ranks import run_ranks
+from support.ranks import relative, run_ranks
 from tensor.comparison import Cut, compare
 
 torch.manual_seed(0)
@@ -69,6 +69,45 @@ class Model(nn.Module):
         y = F.silu(self.norm(self.first(x)))
         y = self.frozen(y) * self.gate(y.mean((2, 3))).sigmoid()[:, :, None, None]
         return y + x
+
+
+# Steps that divide by the gradient's size would make much of one that is zero but for rounding, as that of a bias
+# before batch normalisation is.
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.02, eps=1e-2),
+        lambda parameters: torch.optim.RMSprop(parameters, lr=0.02, eps=1e-2),
+    ],
+    ids=["SGD", "AdamW", "RMSprop"],
+)
+def test_clipped_steps_of_an_optimizer(optimizer):
+    """Three of them: all ranks take the uncut model's."""
+    torch.manual_seed(2)
+    serial = Model().double()
+    given = copy.deepcopy(serial)
+
+    def train(model, x, y):
+        steps = optimizer([p for p in model.parameters() if p.requires_grad])
+        for _ in range(3):
+            steps.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            nn.utils.clip_grad_value_(model.parameters(), 0.05)
+            steps.step()
+        return norm
+
+    expected = train(serial, X, Y)
+
+    def body(domain):
+        model = copy.deepcopy(given)
+        norm = train(model, graticule.shard(X, domain, dim=2), graticule.shard(Y, domain, dim=2))
+        assert relative(norm, expected) < 1e-10
+        for found, wanted in zip(model.state_dict().values(), serial.state_dict().values(), strict=True):
+            assert type(found) is torch.Tensor and relative(found, wanted) < 1e-10
+
+    run_ranks(3, body)
 
 
 def test_two_accumulation_steps_and_a_frozen_parameter():

@@ -2,6 +2,7 @@
 
 import math
 
+import einops
 import pytest
 import torch
 from hypothesis import given, settings
@@ -575,7 +576,6 @@ def test_writes_without_gradients(mode):
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])
 def test_einops(dim):
-    einops = pytest.importorskip("einops")
     back = "b (h w) c -> b c h w"
     compare(
         lambda x: [

@@ -111,18 +111,13 @@ def _call(op: Any, cut: Cut, args: Any, kwargs: Any) -> Any:
 
 
 def _common_cut(tensors: list[Tensor], ndim: int) -> Cut | None:
-    """The cut of the largest argument whose rows the result has; None where no result dimension is cut."""
-    best: DomainTensor | None = None
+    """The cut that most values have of the arguments whose rows the result has; None where no result is cut."""
+    values: dict[Cut, int] = {}
     for t in tensors:
-        if (
-            isinstance(t, DomainTensor)
-            and not _is_repeated(t, tensors, ndim)
-            and (best is None or t.numel() > best.numel())
-        ):
-            best = t
-    if best is None:
-        return None
-    return best._cut.at(best._cut.dim + ndim - best.dim())
+        if isinstance(t, DomainTensor) and not _is_repeated(t, tensors, ndim):
+            cut = t._cut.at(t._cut.dim + ndim - t.dim())
+            values[cut] = values.get(cut, 0) + t.numel()
+    return max(values, key=lambda cut: values[cut]) if values else None
 
 
 def _is_repeated(t: DomainTensor, tensors: list[Tensor], ndim: int) -> bool:
