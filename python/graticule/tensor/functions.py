@@ -286,6 +286,10 @@ _requires_grad_set = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 _data_set = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
+# What shows a tensor's gradient to the user, who expects it cut like the tensor.
+_WANTING_GRADIENTS = {Tensor.retain_grad, Tensor.register_hook}
+
+
 def _set_data(t: Tensor, value: Tensor) -> None:
     """`t.data = value`: t takes the other's rows for its own."""
     kind = _class()
@@ -323,7 +327,7 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if type(args[0]) is kind and args[0].requires_grad and not before and args[0].is_leaf:
             _keep_cut(args[0])
         return result
-    if func is Tensor.retain_grad and type(args[0]) is kind and args[0].requires_grad:
+    if func in _WANTING_GRADIENTS and type(args[0]) is kind and args[0].requires_grad:
         _keep_cut(args[0])
     if name == "__get__" or not torch.is_grad_enabled():
         return func(*args, **kwargs)

@@ -22,7 +22,9 @@ def roll(op: Any, x: DomainTensor, shifts: Any, dims: Any = ()) -> Any:
     """Rows that leave one end of the cut dimension come in at the other."""
     shifts = list(shifts) if isinstance(shifts, (list, tuple)) else [shifts]
     dims = list(dims) if isinstance(dims, (list, tuple)) else [dims]
-    if not dims and len(shifts) == 1 and x.numel():
+    if not dims and len(shifts) == 1:
+        if x.numel() == 0:
+            return NotImplemented
         flat: Any = reshape(x, (x.numel(),))
         back: Any = reshape(roll(op, flat, shifts, 0), x.shape)
         return DomainTensor(moves.recut(back._local, back._cut, x._cut), x._cut)
