@@ -230,3 +230,22 @@ def test_a_parameters_gradient_is_whole_where_the_results_is_cut_by_features():
 
     arguments = (Cut(randn(2, 7, 5), 1), Cut(randn(2, 7, 4), 2), randn(4, 5), randn(4))
     compare(function, *arguments, ranks=(2, 3))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("inner", [3, 0])
+def test_matmul_into_a_tensor(inner, dim):
+    """Of three dimensions and two, which torch folds into two."""
+    x, w = randn(5, 6, inner), randn(inner, 4)
+
+    def body(domain):
+        for into in (torch.zeros(5, 6, 4, dtype=torch.float64), None):
+            cut = graticule.shard(x, domain, dim=dim)
+            into = graticule.shard(torch.ones(5, 6, 4, dtype=torch.float64), domain, dim=dim) if into is None else into
+            assert torch.matmul(cut, w, out=into) is into
+            found = into.gather() if isinstance(into, DomainTensor) else into
+            assert torch.allclose(found, x @ w, rtol=1e-12, atol=1e-12)
+            with pytest.raises(RuntimeError, match="to write into"):
+                torch.matmul(cut, w, out=torch.zeros(5, 4, dtype=torch.float64))
+
+    run_ranks(3, body)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graticule.tensor import moves
+from graticule.tensor import functions, moves
 from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.registry import rule
 from graticule.tensor.rules.contraction import Contraction
@@ -122,3 +122,19 @@ def trilinear(
     indices = tuple(tuple(d for d in range(ndim) if d not in new) for new in expanded)
     contraction = Contraction(indices, tuple(d for d in range(ndim) if d not in summed))
     return contraction.run(op, lambda *parts: op(*parts, *expanded, summed, unroll_dim), (a, b, c))
+
+
+def _matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """torch.matmul, whose own code reshapes what it is given to write into."""
+    result = torch.matmul(input, other)
+    if out is None:
+        return result
+    if out.shape != result.shape or out.dtype != result.dtype:
+        raise RuntimeError(
+            f"matmul: expected {result.dtype} of shape {list(result.shape)} to write into, got {out.dtype} of "
+            f"{list(out.shape)}"
+        )
+    return out.copy_(result)
+
+
+functions.replaced[torch.matmul] = functions.replaced[torch.linalg.matmul] = _matmul
