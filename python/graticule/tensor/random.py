@@ -27,7 +27,7 @@ _generator: Carried[torch.Generator | None] = Carried("generator", None)
 
 
 def next_seed(op: Any, cut: Cut | None, generator: torch.Generator | None = None) -> int:
-    """The seed of a draw. Ranks that would draw differently raise: at the next message, under GRATICULE_CHECK here."""
+    """The seed of a draw. Ranks that draw differently raise: at the next message on the CPU, in check mode here."""
     generator = generator or _generator.get()
     device = "cpu" if generator is None else generator.device
     seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
@@ -78,11 +78,28 @@ def check_generators(domain: Any, *generators: torch.Generator) -> None:
         generators: those to compare; without any, torch's default ones: the CPU's, and the current device's if in use.
 
     """
+    group = Domain.of(domain).op_group
+    torch.ops.graticule.check_equal("check_generators", f"state {_digest(generators):x}", group)
+
+
+def _digest(generators: Sequence[torch.Generator]) -> int:
     digest = hashlib.sha256()
     for generator in generators or _default_generators():
         digest.update(generator.get_state().numpy().tobytes())
-    group = Domain.of(domain).op_group
-    torch.ops.graticule.check_equal("check_generators", f"state {digest.hexdigest()[:16]}", group)
+    return int(digest.hexdigest()[:15], 16)
+
+
+@contextlib.contextmanager
+def noting_draws(op: Any, domain: Domain, generator: torch.Generator | None) -> Iterator[None]:
+    """Around an op that every rank runs uncut: where it draws from other states, the ranks raise as in next_seed."""
+    if domain.size == 1 or torch.Tag.nondeterministic_seeded not in op.tags:
+        yield
+        return
+    generators = [] if generator is None else [generator]
+    before = _digest(generators)
+    yield
+    if _digest(generators) != before:
+        torch.ops.graticule.note_draw(before, domain.op_group)
 
 
 def synchronize_generators(domain: Any, *generators: torch.Generator) -> None:

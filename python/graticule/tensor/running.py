@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch.utils import _pytree as pytree
 
 from graticule.tensor import agreed_strides, moves, report
 from graticule.tensor.cut import Cut
+from graticule.tensor.every_rank import errors_of_every_rank, is_of_every_rank
 from graticule.tensor.functions import part_laid_out_as_whole
+from graticule.tensor.random import noting_draws
 from graticule.tensor.registry import Rule
 from graticule.tensor.write_counts import written
 
@@ -40,12 +43,18 @@ def with_fallback(op: Any, rule: Rule | None) -> Rule:
 
 
 def _tell_ranks_without_rows(args: Any, kwargs: Any, error: Exception) -> None:
-    """Torch's kernels do not look at the type of nothing: what others cannot do, such a rank would not notice."""
-    if isinstance(error, report.GatherError):
+    """Torch's kernels do not look at the type of nothing: what others cannot do, such a rank would not notice.
+
+    Of errors that a kernel gives of own rows alone. Those of this library, and of ops run uncut, are every rank's.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or last.tb_frame.f_code is not torch._ops.OpOverload.__call__.__code__ or is_of_every_rank(error):
         return
     for t in pytree.tree_leaves((args, kwargs)):
         cut = getattr(t, "_cut", None)
-        if cut is not None and cut.own > 0 == cut.least_size:
+        if cut is not None and cut.own > 0 and any(begin == end for begin, end in itertools.pairwise(cut.offsets)):
             domain = cut.domain
             torch.ops.graticule.poison(domain.group_name, f"rank {domain.rank} of {domain.size}: {error}")
             return
@@ -113,7 +122,8 @@ def uncut(op: Any, args: Any, kwargs: Any) -> Any:
     cut_tensors = [t for t in flat if isinstance(t, DomainTensor)]
     whole = {id(t): _laid_out(moves.gather(t._local, t._cut), t.stride()) for t in cut_tensors}
     new_args, new_kwargs = pytree.tree_unflatten([whole.get(id(t), t) for t in flat], spec)
-    result = op(*new_args, **new_kwargs)
+    with errors_of_every_rank(), noting_draws(op, cut_tensors[0]._cut.domain, kwargs.get("generator")):
+        result = op(*new_args, **new_kwargs)
     for t in written(op, args, kwargs):
         if not isinstance(t, DomainTensor):
             continue

@@ -282,6 +282,18 @@ def test_a_drift_ends_at_the_next_message(how):
     assert any("has drawn other random numbers" in str(error) for error in errors.values()), errors
 
 
+@pytest.mark.parametrize("drifts", [False, True])
+def test_a_drift_of_what_is_drawn_uncut(drifts):
+    def body(domain):
+        own = torch.Generator().manual_seed(domain.rank if drifts else 3)
+        graticule.shard(X[0, 0].exp(), domain, dim=0).multinomial(2, generator=own)
+        graticule.shard(X, domain).sum()
+
+    errors = failures(2, body)
+    assert len(errors) == (2 if drifts else 0), errors
+    assert not drifts or any("has drawn other random numbers" in str(error) for error in errors.values()), errors
+
+
 def test_processes_draw_alike():
     assert "drawn alike" in torchrun(3, WORKERS / "drawing.py")
 

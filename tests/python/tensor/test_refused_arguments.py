@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import graticule
-from support.ranks import failures
+from support.ranks import failures, run_ranks
 
 X = torch.randn(2, 3, 7, dtype=torch.float64)
 ONE = torch.tensor([0])
@@ -91,6 +91,24 @@ def test_types_that_a_rank_without_rows_does_not_see(function):
         cut.sum()
 
     assert sorted(failures(3, body)) == [0, 1, 2]
+
+
+def test_errors_that_every_rank_has_end_no_domain():
+    """Where some rank has no rows: of arguments, of whole matrices, and of this library."""
+
+    def body(domain):
+        x = graticule.shard(X[..., :2].contiguous(), domain, 2)
+        for wrong in (
+            lambda: x.sum(7),
+            lambda: torch.linalg.cholesky(x @ x.mT - 9),
+            lambda: x.view(5),
+            lambda: x.numpy(),
+        ):
+            with pytest.raises((RuntimeError, IndexError, TypeError)):
+                wrong()
+        assert torch.equal(x.gather(), X[..., :2])
+
+    run_ranks(3, body)
 
 
 def _spoilt(x, value):

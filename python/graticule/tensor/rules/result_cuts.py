@@ -12,6 +12,7 @@ from graticule.domain import Domain
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut, balanced_offsets
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.every_rank import errors_of_every_rank
 
 # A result keeps its rows where they are unless some rank would have this many times its share.
 MOST_UNEVEN = 1.5
@@ -86,5 +87,6 @@ def raise_as_torch(op: Any, *args: Any, **kwargs: Any) -> None:
     def empty(t: Any) -> Any:
         return torch.empty(tuple(t.shape), dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
 
-    op(*pytree.tree_map(empty, args), **pytree.tree_map(empty, kwargs))
+    with errors_of_every_rank():
+        op(*pytree.tree_map(empty, args), **pytree.tree_map(empty, kwargs))
     raise ValueError(f"{op}: arguments whose shapes do not fit together")

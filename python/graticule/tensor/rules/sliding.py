@@ -12,6 +12,7 @@ from torch import Tensor
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.every_rank import errors_of_every_rank
 from graticule.tensor.rules.pointwise import own_part
 
 Rows = tuple[int, int]
@@ -138,7 +139,8 @@ class _Shape:
 @functools.lru_cache(maxsize=4096)
 def _shapes(op: Any, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
     given = [torch.empty(a.sizes, dtype=a.dtype, device="meta") if isinstance(a, _Shape) else a for a in args]
-    result = op(*given)
+    with errors_of_every_rank():
+        result = op(*given)
     return tuple(tuple(t.shape) for t in (result if isinstance(result, tuple) else (result,)))
 
 
