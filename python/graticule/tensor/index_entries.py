@@ -17,7 +17,21 @@ def is_integer(entry: Any) -> bool:
     return hasattr(entry, "__index__") and not isinstance(entry, bool) and not getattr(entry, "ndim", 0)
 
 
+def stands_for_a_tuple(index: Any) -> bool:
+    """Whether torch takes a list for a tuple of entries: by what is in it, as NumPy once did."""
+    if not isinstance(index, list) or len(index) >= 32:
+        return False
+    return any(entry is None or entry is Ellipsis or isinstance(entry, (slice, Tensor, list, tuple)) for entry in index)
+
+
+def entries_of(index: Any) -> list[Any]:
+    """The entries of a subscript."""
+    return list(index) if isinstance(index, tuple) or stands_for_a_tuple(index) else [index]
+
+
 def takes_a_view(index: Any) -> bool:
     """Whether x[index] shares the memory of x."""
-    entries = index if isinstance(index, tuple) else (index,)
-    return all(entry is None or entry is Ellipsis or isinstance(entry, slice) or is_integer(entry) for entry in entries)
+    return all(
+        entry is None or entry is Ellipsis or isinstance(entry, slice) or is_integer(entry)
+        for entry in entries_of(index)
+    )

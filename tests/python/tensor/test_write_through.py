@@ -348,6 +348,17 @@ def test_what_an_index_copies_in_inference_mode_may_be_written(index):
     run_ranks(2, body)
 
 
+def test_a_list_that_stands_for_a_tuple_takes_a_row_in_inference_mode():
+    def body(domain):
+        with torch.inference_mode():
+            x = graticule.shard(torch.arange(21.0).reshape(3, 7), domain, dim=1)
+            row = x[[slice(None), 3]]
+            row.add_(1)
+            assert torch.equal(x.gather()[:, 3], torch.arange(21.0).reshape(3, 7)[:, 3] + 1)
+
+    run_ranks(2, body)
+
+
 def test_a_row_goes_on_in_inference_mode():
     def body(domain):
         whole = torch.arange(105.0).reshape(3, 7, 5)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graticule.tensor import functions
 from graticule.tensor.domain_tensor import DomainTensor
-from graticule.tensor.index_entries import is_integer
+from graticule.tensor.index_entries import entries_of, is_integer
 
 
 def write(x: Any, index: Any, value: Any) -> None:
@@ -19,7 +19,7 @@ def write(x: Any, index: Any, value: Any) -> None:
     if not isinstance(x, DomainTensor):
         Tensor.__setitem__(x, index, value)
         return
-    entries = list(index) if isinstance(index, tuple) or _stands_for_a_tuple(index) else [index]
+    entries = entries_of(index)
     place = _integer_of_cut_dimension(x, entries)
     if place is None:
         Tensor.__setitem__(x, index, value)
@@ -40,13 +40,6 @@ def write(x: Any, index: Any, value: Any) -> None:
         target.copy_(_with_row(value, target.dim(), target._cut.dim))
     else:
         target.fill_(value)
-
-
-def _stands_for_a_tuple(index: Any) -> bool:
-    """Whether torch takes a list for a tuple of entries: by what is in it, as NumPy once did."""
-    if not isinstance(index, list) or len(index) >= 32:
-        return False
-    return any(entry is None or entry is Ellipsis or isinstance(entry, (slice, Tensor, list, tuple)) for entry in index)
 
 
 def _with_row(value: Tensor, ndim: int, dim: int) -> Tensor:
