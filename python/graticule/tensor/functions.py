@@ -7,7 +7,6 @@ DomainTensor is one, though the op that it went into gave a plain result, whose 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -275,11 +274,13 @@ def _keep_gradients_cut(result: Any, given: list[Any], kind: type[DomainTensor])
 
 def _keep_cut(t: Any) -> None:
     """Lets a tensor's gradient come by the tensor's own cut."""
-    if t.is_leaf and getattr(t, "_keeps_cut", False):
+    cell = getattr(t, "_kept_cut", None)
+    if t.is_leaf and cell is not None:
         return
-    # By its cut of then: `t.data = other` gives it the other's. A hook that held the tensor would keep it alive.
-    cut, owner, t._keeps_cut = t._cut, weakref.ref(t), True
-    t.register_hook(lambda gradient: as_cut(gradient, getattr(owner(), "_cut", cut)))
+    if cell is None:
+        # What the hook sees of the tensor, which it must not keep alive: `t.data = other` changes the cut.
+        cell = t._kept_cut = [t._cut]
+    t.register_hook(lambda gradient: as_cut(gradient, cell[0]))
 
 
 _requires_grad_set = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
@@ -300,6 +301,8 @@ def _set_data(t: Tensor, value: Tensor) -> None:
     _data_set(t, value)
     for name in ("_local", "_cut", "_moved", "_strides_are_guessed", "_source", "_writes_when_made"):
         setattr(t, name, getattr(value, name, None))
+    if hasattr(t, "_kept_cut"):
+        t._kept_cut[0] = t._cut
 
 
 def call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -358,4 +361,7 @@ def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if type(t) is kind and t.requires_grad and (t._is_view() or called is Tensor.__setitem__):
             # Backward writes into the same view of the base's gradient: by another cut its rows might have to move.
             _keep_cut(t._base if t._is_view() else t)
+        if type(t) is kind and t.retains_grad:
+            # The gradient that is kept is that of what t is now.
+            _keep_cut(t)
     return result

@@ -339,3 +339,12 @@ def test_a_view_by_tokens(heads, tokens, causal):
         return o.transpose(1, 2).view(b, t, c)
 
     compare(function, Cut(randn(3, tokens, 6), 1), randn(18, 6), ranks=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_view_by_tokens_of_plain_queries(heads):
+    def function(q, x):
+        k = x.view(3, 5, heads, 2).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, k * 2).transpose(1, 2).view(3, 4, 2 * heads)
+
+    compare(function, randn(3, 4, heads, 2).transpose(1, 2), Cut(randn(3, 5, 2 * heads), 1), ranks=(2, 3))

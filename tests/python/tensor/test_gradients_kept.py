@@ -58,6 +58,46 @@ def test_retained_gradients(function, ranks):
     run_ranks(ranks, body)
 
 
+@pytest.mark.parametrize("function", [lambda y: torch.trapezoid(y, dim=1), lambda y: y.transpose(1, 2) @ W])
+def test_gradients_that_hooks_see(function):
+    def body(domain):
+        seen = []
+        for x in (X.clone().requires_grad_(), graticule.shard(X, domain, dim=1).requires_grad_()):
+            y = x * 2
+            y.register_hook(lambda gradient: seen.append(gradient) or gradient * 3)
+            function(y).square().sum().backward()
+            seen.append(x.grad)
+        assert type(seen[2]) is DomainTensor and seen[2].cut_dim == 1
+        assert relative(seen[2].gather(), seen[0]) < 1e-13
+        assert relative(seen[3].gather(), seen[1]) < 1e-13
+
+    run_ranks(3, body)
+
+
+def test_a_retained_gradient_after_a_write():
+    def body(domain):
+        made = []
+        for x in (X.clone().requires_grad_(), graticule.shard(X, domain, dim=1).requires_grad_()):
+            y = x * 2
+            y.retain_grad()
+            y.mul_(3)
+            torch.trapezoid(y, dim=1).square().sum().backward()
+            made.append(y.grad)
+        assert type(made[1]) is DomainTensor and made[1].cut_dim == 1
+        assert relative(made[1].gather(), made[0]) < 1e-13
+
+    run_ranks(3, body)
+
+
+def test_leaves_can_be_swapped():
+    def body(domain):
+        x, y = (graticule.shard(t, domain, dim=1).requires_grad_() for t in (X, P))
+        torch.utils.swap_tensors(x, y)
+        assert torch.equal(x.detach().gather(), P)
+
+    run_ranks(2, body)
+
+
 def test_a_leaf_of_other_data():
     def body(domain):
         x = graticule.shard(X, domain, dim=1).requires_grad_()

@@ -246,6 +246,9 @@ def test_matmul_into_a_tensor(inner, dim):
             found = into.gather() if isinstance(into, DomainTensor) else into
             assert torch.allclose(found, x @ w, rtol=1e-12, atol=1e-12)
             with pytest.raises(RuntimeError, match="to write into"):
-                torch.matmul(cut, w, out=torch.zeros(5, 4, dtype=torch.float64))
+                torch.linalg.matmul(cut, w, out=torch.zeros(5, 4, dtype=torch.float64))
+            with pytest.raises(RuntimeError, match="gradients"):
+                torch.matmul(cut, w.clone().requires_grad_(), out=into)
+            assert torch.linalg.matmul(cut, w, out=torch.empty(0, dtype=torch.float64)).shape == (5, 6, 4)
 
     run_ranks(3, body)

@@ -50,12 +50,12 @@ def attention(
     out, total = ranks.forward(layout, *_own(layout, q, k, v, bias), options)
     empty = torch.empty(0, dtype=torch.int64)
     rest = (empty, empty, q.shape[-2], k.shape[-2], torch.tensor(seed), empty, empty)
+    lies_by_tokens = dropout_p == 0 and _has_a_kernel(q, k, v, bias)
     if layout.queries is None:
-        return (out, total, *rest)
+        return (_tokens_before_heads(out) if lies_by_tokens else out, total, *rest)
     cut = layout.queries
     if isinstance(q, DomainTensor) and q._cut.dim < q.dim() - 1 and q._cut != cut:
         out, cut = moves.recut(out, cut, q._cut), q._cut
-    lies_by_tokens = dropout_p == 0 and _has_a_kernel(q, k, v, bias)
     result = _by_tokens(out, cut) if lies_by_tokens else DomainTensor(out, cut)
     return (result, DomainTensor(total, layout.queries), *rest)
 
@@ -229,11 +229,15 @@ def _has_a_kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     )
 
 
+def _tokens_before_heads(out: Tensor) -> Tensor:
+    """As such kernels lay it out, (batches, tokens, heads, features): models take a view of it by tokens."""
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 def _by_tokens(out: Tensor, cut: Cut) -> DomainTensor:
-    """The output as such kernels lay it out, (batches, tokens, heads, features): models take a view of it by tokens."""
     _, heads, tokens, features = cut.global_shape(out.shape)
     strides = (tokens * heads * features, features, heads * features, 1)
-    return DomainTensor(out.transpose(1, 2).contiguous().transpose(1, 2), cut, strides=strides)
+    return DomainTensor(_tokens_before_heads(out), cut, strides=strides)
 
 
 def _by(t: Tensor, cut: Cut | None) -> Tensor:

@@ -126,13 +126,17 @@ def trilinear(
 
 def _matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """torch.matmul, whose own code reshapes what it is given to write into."""
-    result = torch.matmul(input, other)
     if out is None:
-        return result
-    if out.shape != result.shape or out.dtype != result.dtype:
+        return torch.matmul(input, other)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (input, other, out)):
+        raise RuntimeError("matmul: no gradients go through what is written into a given tensor, and one is asked for")
+    result = torch.matmul(input, other)
+    if out.shape != result.shape and out.numel() == 0 and not isinstance(out, DomainTensor):
+        out.resize_(result.shape)
+    if out.shape != result.shape or out.dtype != result.dtype or out.device != result.device:
         raise RuntimeError(
-            f"matmul: expected {result.dtype} of shape {list(result.shape)} to write into, got {out.dtype} of "
-            f"{list(out.shape)}"
+            f"matmul: expected {result.dtype} of shape {list(result.shape)} on {result.device} to write into, got "
+            f"{out.dtype} of {list(out.shape)} on {out.device}"
         )
     return out.copy_(result)
 
