@@ -149,6 +149,8 @@ def main() -> None:
     given = options.parse()
     p = begin(pathlib.Path(given.shared))
     Block.calls, blocks = (5, 2) if given.smoke else (CALLS, BLOCKS)
+    # Torch seeds each process otherwise.
+    torch.manual_seed(0)
     lines = [_measure(name, p, blocks) for name in OPS]
     if p.rank == 0:
         records.write(given.out / "dispatch.csv", lines)
