@@ -1,9 +1,18 @@
-"""Errors that every rank has, since it goes by what all of them know."""
+"""Errors: those that every rank has, since it goes by what all of them know, and those that the others must be told."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+
+import torch
+
+from graticule.domain import Domain
+
+
+def tell_others(domain: Domain, error: Exception) -> None:
+    """Has the other ranks raise at their next message; the domain is dead after that."""
+    torch.ops.graticule.poison(domain.group_name, f"rank {domain.rank} of {domain.size}: {error}")
 
 
 @contextlib.contextmanager

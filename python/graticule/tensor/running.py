@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from graticule.tensor import agreed_strides, moves, report
 from graticule.tensor.cut import Cut
-from graticule.tensor.every_rank import errors_of_every_rank, is_of_every_rank
+from graticule.tensor.every_rank import errors_of_every_rank, is_of_every_rank, tell_others
 from graticule.tensor.functions import part_laid_out_as_whole
 from graticule.tensor.random import noting_draws
 from graticule.tensor.registry import Rule
@@ -55,8 +55,7 @@ def _tell_ranks_without_rows(args: Any, kwargs: Any, error: Exception) -> None:
     for t in pytree.tree_leaves((args, kwargs)):
         cut = getattr(t, "_cut", None)
         if cut is not None and cut.own > 0 and any(begin == end for begin, end in itertools.pairwise(cut.offsets)):
-            domain = cut.domain
-            torch.ops.graticule.poison(domain.group_name, f"rank {domain.rank} of {domain.size}: {error}")
+            tell_others(cut.domain, error)
             return
 
 

@@ -18,7 +18,7 @@ from graticule.tensor.domain_tensor import DomainTensor
 from graticule.tensor.random import next_seed
 from graticule.tensor.registry import rule
 from graticule.tensor.rules import attention_ranks as ranks
-from graticule.tensor.rules.attention_blocks import Options
+from graticule.tensor.rules.attention_blocks import Options, fits_a_kernel
 from graticule.tensor.rules.attention_layout import Layout, is_supported, layout_of
 from graticule.tensor.rules.contraction import part
 from graticule.tensor.rules.support import whole
@@ -220,13 +220,7 @@ def _options(q: Tensor, k: Tensor, scale: float | None, causal: bool, dropout_p:
 
 def _has_a_kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     """Whether torch has one for the uncut call, and so no product of matrices, where there is no dropout."""
-    return (
-        q.dim() == 4
-        and q.shape[:-2] == k.shape[:-2]
-        and q.shape[-1] == v.shape[-1]
-        and all(t.stride(-1) == 1 for t in (q, k, v))
-        and (bias is None or not bias.requires_grad)
-    )
+    return fits_a_kernel(q, k, v) and q.shape[:-2] == k.shape[:-2] and (bias is None or not bias.requires_grad)
 
 
 def _tokens_before_heads(out: Tensor) -> Tensor:

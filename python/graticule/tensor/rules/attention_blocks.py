@@ -143,13 +143,16 @@ def _is_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, o: Options, 
     """Whether ATen's kernel can do the block. Its sum of weights is none where all keys of a block are masked."""
     return (
         q.device.type == "cpu"
-        and q.dim() == 4
-        and q.shape[-1] == v.shape[-1]
         and not o.dropout_p
+        and fits_a_kernel(q, k, v)
         and (bias is None or k.shape[-2] == o.shape[-1])
         and (not o.causal or at.row == at.column == 0)
-        and all(t.stride(-1) == 1 for t in (q, k, v))
     )
+
+
+def fits_a_kernel(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether torch's fused kernels take tensors of such sizes and strides."""
+    return q.dim() == 4 and q.shape[-1] == v.shape[-1] and all(t.stride(-1) == 1 for t in (q, k, v))
 
 
 def _four_dimensional(bias: Tensor) -> Tensor:

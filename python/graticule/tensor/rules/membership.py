@@ -28,8 +28,6 @@ def isin(op: Any, x: Tensor, values: Tensor, **options: Any) -> Any:
 
 def _of_each(op: Any, x: Tensor, values: Tensor, **options: Any) -> Any:
     values = whole(values)
-    return (
-        DomainTensor(op(x._local, values, **options), x._cut)
-        if isinstance(x, DomainTensor)
-        else op(x, values, **options)
-    )
+    if not isinstance(x, DomainTensor):
+        return op(x, values, **options)
+    return DomainTensor(op(x._local, values, **options), x._cut)

@@ -132,13 +132,13 @@ def layer_norm(op: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: f
     if any(t is not None and list(t.shape) != list(shape) for t in (weight, bias)):
         raise_as_torch(op, x, shape, weight, bias, eps)
     refuse_whole_numbers(op, x)
+    cut, local, lead = x._cut, x._local, x.dim() - len(shape)
+    if cut.dim < lead:
+        return tuple(DomainTensor(part, cut) for part in op(local, shape, weight, bias, eps))
     if any(t is not None and t.dtype != x.dtype for t in (weight, bias)):
         # Torch's own answer, for a tensor of one value.
         one = torch.ones(1, dtype=x.dtype, device=x.device)
         op(one, [1], *(None if t is None else one.to(t.dtype) for t in (weight, bias)), eps)
-    cut, local, lead = x._cut, x._local, x.dim() - len(shape)
-    if cut.dim < lead:
-        return tuple(DomainTensor(part, cut) for part in op(local, shape, weight, bias, eps))
     rows, rows_cut = _as_one_channel(local, cut, lead)
     y, mean, rstd = normalised(rows.to(wide(x.dtype)), None, None, 1, eps, rows_cut)
     y = y.view(local.shape)

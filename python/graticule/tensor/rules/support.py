@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from graticule.domain import Domain
 from graticule.tensor import moves
 from graticule.tensor.cut import Cut
 from graticule.tensor.domain_tensor import DomainTensor
+from graticule.tensor.every_rank import tell_others
 
 
 def whole(t: Any) -> Any:
@@ -33,7 +32,7 @@ def told_to_all(domain: Domain) -> Iterator[None]:
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        torch.ops.graticule.poison(domain.group_name, f"rank {domain.rank} of {domain.size}: {error}")
+        tell_others(domain, error)
         raise
 
 
